@@ -1,0 +1,1 @@
+"""Floor 1: nets written in Python."""

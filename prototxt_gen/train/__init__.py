@@ -1,0 +1,1 @@
+"""Floor 4: solvers, data, and Caffe: found, built, run."""
