@@ -1,7 +1,96 @@
-"""The root command: its two sections of help and its exit codes."""
+"""The root command: networks and commands in two sections of help, errors as text, exit codes.
+
+0 done or yes; 1 the answer is no; 2 no answer; 3 Caffe ran and failed; 130 interrupted; 141 the reader went away.
+"""
 
 from __future__ import annotations
 
+import importlib
+import os
+import signal
+import sys
+from typing import Any, List, Optional, Tuple
+
+import click
+
+from prototxt_gen import __version__
+from prototxt_gen.core.errors import Error, did_you_mean
+from prototxt_gen.nets.configs import NETWORKS
+
+# Imported when called for: a network is generated without loading what trains it.
+COMMANDS = {
+    "list": "prototxt_gen.cli.network:list_networks",
+    "solver": "prototxt_gen.cli.solver:solver",
+    "data": "prototxt_gen.cli.data:data",
+    "train": "prototxt_gen.cli.train:train",
+    "caffe": "prototxt_gen.cli.caffe:caffe",
+}
+
+
+class Root(click.Group):
+    """Every network is a command beside the commands proper."""
+
+    def list_commands(self, ctx: click.Context) -> List[str]:
+        return [*NETWORKS, *COMMANDS]
+
+    def get_command(self, ctx: click.Context, name: str) -> Optional[click.Command]:
+        if name in NETWORKS:
+            from prototxt_gen.cli.network import network_command
+
+            return network_command(name)
+        if name in COMMANDS:
+            module, _, attribute = COMMANDS[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        return None
+
+    def resolve_command(self, ctx: click.Context, args: List[str]) -> Tuple[Any, Any, List[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            hint = did_you_mean(name, self.list_commands(ctx), "prototxt-gen --help lists them")
+            raise Error(f"no network or command is called '{name}'", hint=hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, names in (("Networks", NETWORKS), ("Commands", COMMANDS)):
+            commands = [(name, self.get_command(ctx, name)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl([(name, command.get_short_help_str(64)) for name, command in commands if command])
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="prototxt-gen")
+def root() -> None:
+    """Generate Caffe prototxts of the Residual Attention Networks, build Caffe, train.
+
+    A network's name writes its training net to standard output:
+
+        prototxt-gen attention56 > train.prototxt
+    """
+
 
 def run() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script: every ending of a command as an exit code."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        result = root.main(standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Error as error:
+        click.echo(f"error: {error}", err=True)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Python flushes standard output once more on its way out; give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {place}{error.strerror or error}", err=True)
+        return 2

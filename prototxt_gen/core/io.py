@@ -1,0 +1,144 @@
+"""Prototxts in and out: reading with line and column, printing, atomic writing."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import text_format
+
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
+from prototxt_gen.core.errors import Error, did_you_mean
+
+
+@dataclass(frozen=True)
+class Model:
+    """A net and the dialect it is written in. ``net`` is the dialect's NetParameter."""
+
+    net: Any
+    dialect: Dialect = DEFAULT_DIALECT
+
+    def dumps(self) -> str:
+        """Return the net as prototxt text."""
+        return dumps(self.net)
+
+
+def dumps(message: Any) -> str:
+    """Return a message as prototxt text, fields in the order of their numbers."""
+    return text_format.MessageToString(message)
+
+
+def loads(text: str, message_class: Any, where: str = "<text>") -> Any:
+    """Parse prototxt text into a new message of ``message_class``.
+
+    Raises Error with ``where:line:column`` for text that does not parse or does not fit the schema.
+    """
+    message = message_class()
+    try:
+        text_format.Parse(text, message)
+    except text_format.ParseError as error:
+        raise _parse_error(error, message_class, where) from None
+    except (RecursionError, ValueError) as error:
+        raise Error(f"does not parse as {message_class.DESCRIPTOR.name}: {error}", where) from None
+    return message
+
+
+def read_text(path: str) -> str:
+    """Return the text of a file, or of standard input for ``-``."""
+    try:
+        if path == "-":
+            return sys.stdin.read()
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        hint = "a prototxt is wanted here; a caffemodel is binary"
+        raise Error(f"is not text: byte {error.start} is not UTF-8", display_name(path), hint) from None
+    except OSError as error:
+        raise Error(f"cannot be read: {error.strerror}", display_name(path)) from None
+
+
+def read_message(path: str, message_class: Any) -> Any:
+    """Read a prototxt file (``-``: standard input) as a message of ``message_class``."""
+    return loads(read_text(path), message_class, display_name(path))
+
+
+def read_model(path: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
+    """Read the net in a prototxt file."""
+    return Model(read_message(path, dialect.message("NetParameter")), dialect)
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a file whole or not at all: its name never stands for half a text, whatever happens on the way.
+
+    A symbolic link is followed; a device or pipe is written to as it is.
+    """
+    target = os.path.realpath(path)
+    try:
+        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+            return
+        _replace(target, text)
+    except OSError as error:
+        raise Error(f"cannot be written: {error.strerror}", path) from None
+
+
+def display_name(path: str) -> str:
+    """Return the name by which messages call a file argument."""
+    return "<stdin>" if path == "-" else path
+
+
+def _replace(target: str, text: str) -> None:
+    handle, partial = tempfile.mkstemp(dir=os.path.dirname(target), prefix=os.path.basename(target) + ".", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, _mode_of(target))
+        os.replace(partial, target)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def _mode_of(target: str) -> int:
+    if os.path.exists(target):
+        return stat.S_IMODE(os.stat(target).st_mode)
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask
+
+
+def _parse_error(error: text_format.ParseError, message_class: Any, where: str) -> Error:
+    """Turn protobuf's complaint into ours: the place in front, the nearest field or value as the hint."""
+    line, column = error.GetLine(), error.GetColumn()
+    if line is not None:
+        where = f"{where}:{line}:{column}"
+    what = re.sub(r"^\d+:\d+ : ", "", str(error)).rstrip(".")
+    pool = message_class.DESCRIPTOR.file.pool
+    unknown_field = re.match(r'Message type "([\w.]+)" has no field named "([^"]*)"', what)
+    if unknown_field:
+        owner, name = unknown_field.groups()
+        fields = [one.name for one in pool.FindMessageTypeByName(owner).fields]
+        owner = owner.rpartition(".")[2]
+        return Error(f"{owner} has no field '{name}'", where, did_you_mean(name, fields, "; ".join(_owners(pool, name))))
+    unknown_value = re.search(r'Enum type "([\w.]+)" has no value named "?([^".]*)', what)
+    if unknown_value:
+        enum, name = unknown_value.groups()
+        values = [one.name for one in pool.FindEnumTypeByName(enum).values]
+        listing = f"its values are {', '.join(values)}"
+        return Error(f"{enum.rpartition('.')[2]} has no value '{name}'", where, did_you_mean(name, values, listing))
+    return Error(what, where)
+
+
+def _owners(pool: Any, field_name: str) -> list:
+    """Say which messages do have a field of this name, for one written in the wrong place."""
+    messages = pool.FindFileContainingSymbol("caffe.NetParameter").message_types_by_name
+    owners = [name for name, one in messages.items() if field_name in one.fields_by_name]
+    return [f"it is a field of {', '.join(owners)}"] if owners else []

@@ -1,0 +1,181 @@
+"""Solver prototxts from presets: the paper's recipes, and a short one to see that everything works."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core.errors import Error, did_you_mean
+from prototxt_gen.core.io import loads
+from prototxt_gen.nets.configs import NETWORKS
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One recipe. Iterations count updates; ``total_batch`` is images an update, None: whatever the net's batch gives."""
+
+    about: str
+    iterations: int
+    steps: Tuple[int, ...]  # iterations after which the learning rate is multiplied by gamma
+    total_batch: Optional[int]
+    test_images: int
+    test_interval: int
+    display: int
+    snapshot: int
+    base_lr: float = 0.1
+    gamma: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0001
+    mode: str = "GPU"
+    test_first: bool = True
+    note: str = ""
+
+
+PRESETS = {
+    "imagenet": Preset(
+        "the paper's ImageNet recipe",
+        iterations=530000,
+        steps=(200000, 400000, 500000),
+        total_batch=256,
+        test_images=50000,
+        test_interval=5000,
+        display=100,
+        snapshot=10000,
+        note="The paper prints no batch size; 256 is the usual reading. BN wants at least 32 images per GPU.",
+    ),
+    "cifar": Preset(
+        "the paper's CIFAR recipe",
+        iterations=160000,
+        steps=(64000, 96000),
+        total_batch=64,
+        test_images=10000,
+        test_interval=1000,
+        display=100,
+        snapshot=10000,
+    ),
+    "smoke": Preset(
+        "a short run on the CPU, to see that everything works",
+        iterations=300,
+        steps=(200, 270),
+        total_batch=None,
+        test_images=10000,
+        test_interval=300,
+        display=10,
+        snapshot=300,
+        base_lr=0.05,
+        mode="CPU",
+        test_first=False,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class NetFacts:
+    """What a solver needs to know of its net: its name, and the images in a batch of each phase."""
+
+    name: str
+    batch: int
+    test_batch: int
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset called ``name``."""
+    if name not in PRESETS:
+        raise Error(f"no preset is called '{name}'", hint=did_you_mean(name, PRESETS, f"presets: {', '.join(PRESETS)}"))
+    return PRESETS[name]
+
+
+def default_preset(net_name: str) -> str:
+    """Return the name of the recipe that the paper gives for a net, known by its name."""
+    for config in NETWORKS.values():
+        if net_name in (config.name, config.published_name):
+            return "imagenet" if config.input_size == 224 else "cifar"
+    raise Error(f"no recipe is known for a net called '{net_name}'", hint=f"choose one: --preset {'|'.join(PRESETS)}")
+
+
+def facts_of_net(net: Any, where: str) -> NetFacts:
+    """Read the batch sizes off the Data layers of a train_val net."""
+    batches: Dict[int, int] = {}
+    phases = DEFAULT_DIALECT.message("NetState").DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_name
+    for layer in net.layer:
+        if not layer.data_param.batch_size:
+            continue
+        for phase in (phases["TRAIN"].number, phases["TEST"].number):
+            if not layer.include or any(rule.phase == phase for rule in layer.include if rule.HasField("phase")):
+                batches.setdefault(phase, layer.data_param.batch_size)
+    for phase, name in ((phases["TRAIN"].number, "TRAIN"), (phases["TEST"].number, "TEST")):
+        if phase not in batches:
+            raise Error(f"the net has no Data layer with a batch size in phase {name}", where,
+                        "a solver needs a train_val net: prototxt-gen NETWORK writes one")
+    return NetFacts(net.name, batches[phases["TRAIN"].number], batches[phases["TEST"].number])
+
+
+def render_solver(
+    facts: NetFacts,
+    preset_name: str,
+    *,
+    net: str,
+    snapshot_prefix: str,
+    gpus: int = 1,
+    total_batch: Optional[int] = None,
+    test_images: Optional[int] = None,
+    settings: Optional[Mapping[str, str]] = None,
+) -> str:
+    """Return a solver prototxt, parsed against the schema before it is given out.
+
+    ``iter_size`` follows from the images wanted per update: total_batch = batch x iter_size x gpus. ``settings`` are
+    fields of SolverParameter as text; one that the preset writes is replaced.
+    """
+    preset = find_preset(preset_name)
+    wanted = total_batch or preset.total_batch or facts.batch * gpus
+    iter_size, rest = divmod(wanted, facts.batch * gpus)
+    if rest or not iter_size:
+        raise Error(f"{wanted} images an update are no multiple of {facts.batch} images x {gpus} GPUs",
+                    hint="choose another --total-batch, --gpus or batch size of the net")
+    test_images = test_images or preset.test_images
+    text = _render(dict(
+        title=facts.name, preset=preset, net=net, snapshot_prefix=snapshot_prefix, batch=facts.batch, gpus=gpus,
+        iter_size=iter_size, test_batch=facts.test_batch, test_images=test_images,
+        test_iter=-(-test_images // facts.test_batch),
+    ))
+    for name, value in (settings or {}).items():
+        text = _with_setting(text, name, value)
+    loads(text, DEFAULT_DIALECT.message("SolverParameter"), "the solver")
+    return text
+
+
+def _render(values: Mapping[str, Any]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("prototxt_gen.templates", ""),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quoted"] = json.dumps
+    return environment.get_template("solver.prototxt.jinja").render(values)
+
+
+def _with_setting(text: str, name: str, value: str) -> str:
+    """Replace the lines of a field that is set by hand, or add them at the end; commas part the values of a list."""
+    solver = DEFAULT_DIALECT.message("SolverParameter")
+    if name not in solver.DESCRIPTOR.fields_by_name:
+        raise Error(f"a solver has no field '{name}'", hint=did_you_mean(name, solver.DESCRIPTOR.fields_by_name))
+    field = solver.DESCRIPTOR.fields_by_name[name]
+    values = value.split(",") if hasattr(getattr(solver(), name), "extend") else [value]
+    if field.cpp_type == field.CPPTYPE_STRING:
+        values = [json.dumps(one) for one in values]
+    new = [f"{name}: {one}" for one in values]
+    for line in new:
+        loads(line, solver, f"--set {name}={value}")
+    lines = text.splitlines()
+    old = [index for index, line in enumerate(lines) if line.startswith(f"{name}: ")]
+    if old:
+        lines[old[0]:old[-1] + 1] = new
+    else:
+        lines += new
+    return "\n".join(lines) + "\n"
