@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from typing import Any, Callable, Optional
 
 import click
@@ -34,15 +35,24 @@ def deliver(text: str, output: Optional[str], check: Optional[str], diff: Option
     if diff is not None:
         return compare_output(read_text(diff), text, display_name(diff), maker)
     if output is None or output == "-":
-        click.echo(text, nl=False)
+        write_stdout(text)
     else:
         write_text(output, text)
     return 0
 
 
+def write_stdout(text: str) -> None:
+    """Write all of a text to standard output.
+
+    With PYTHONUNBUFFERED set, Python's own ``write`` gives up silently after a partial write, on a full disk for instance.
+    """
+    data = text.encode()
+    while data:
+        data = data[sys.stdout.buffer.write(data):]
+
+
 def compare_output(old: str, new: str, old_name: str, new_name: str) -> int:
     """Print a unified diff and return 1, or print nothing and return 0 when the texts are equal."""
     lines = list(difflib.unified_diff(old.splitlines(True), new.splitlines(True), old_name, new_name))
-    for line in lines:
-        click.echo(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n", nl=False)
+    write_stdout("".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines))
     return 1 if lines else 0
