@@ -1,0 +1,102 @@
+"""``prototxt-gen caffe``: build Caffe from source, and tell which Caffe is used and what it can do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, List, Optional
+
+import click
+
+from prototxt_gen.train import caffe as finder
+from prototxt_gen.train import caffe_build
+
+
+@click.group("caffe", short_help="Build Caffe from source; show which Caffe is used.")
+def caffe() -> None:
+    """Build Caffe from source, and show which Caffe is used and what it can do."""
+
+
+@caffe.command("build")
+@click.option("--source", type=click.Path(path_type=Path), metavar="FILE",
+              help="Caffe's source distribution, where you have it already.  [default: pip downloads it]")
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once.  [default: one per core]")
+@click.option("--force", is_flag=True, help="Build again, even if a current build is there.")
+def build(source: Optional[Path], jobs: Optional[int], force: bool) -> None:
+    """Build Caffe with BN and Interp into the cache, and print its folder.
+
+    Takes some minutes the first time. A later call builds again only when something that goes in has changed: this
+    tool's layers or schema, Python, the compiler, a library.
+    """
+    progress = ProgressLine()
+    try:
+        root = caffe_build.build(source=source, jobs=jobs, force=force, progress=progress)
+    finally:
+        progress.end()
+    click.echo(root)
+
+
+@caffe.command("info")
+@click.option("--caffe", "given", metavar="DIR", help="A Caffe of your own.  [default: CAFFE_ROOT, else the one built]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def info(given: Optional[str], as_json: bool) -> int:
+    """Show which Caffe is used, where it lies and what it can do; exit 1 if there is none."""
+    try:
+        found = finder.find(given)
+    except finder.NoCaffe as error:
+        if as_json:
+            click.echo(_document({"found": False, "reason": error.what, "hint": error.hint}))
+        else:
+            click.echo(str(error))
+        return 1
+    click.echo(_document(found.as_json()) if as_json else "\n".join(_lines(found)))
+    return 0
+
+
+def _document(data: Any) -> str:
+    return json.dumps(data, indent=2, sort_keys=True)
+
+
+def _lines(found: finder.Caffe) -> List[str]:
+    own = [name for name in ("BN", "Interp") if name in found.layers]
+    lacks = [name for name in ("BN", "Interp") if name not in found.layers]
+    rows = [
+        ("root", f"{found.root} ({found.origin})"),
+        ("binary", str(found.binary)),
+        ("pycaffe", str(found.pycaffe)),
+        ("version", found.version or "unknown"),
+        ("dialect", found.dialect or "unknown"),
+        ("CUDA", "yes" if found.cuda else "no"),
+        ("layers", f"{len(found.layers)} types; " + "; ".join(
+            [f"with {' and '.join(own)}"] * bool(own) + [f"without {' and '.join(lacks)}"] * bool(lacks))),
+    ]
+    if found.missing_modules:
+        rows.append(("missing", f"{', '.join(found.missing_modules)}: import caffe needs "
+                                f"them; pip install 'prototxt-gen[pycaffe]'"))
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+class ProgressLine:
+    """Progress on stderr: one line that is rewritten on a terminal, elsewhere a line for every tenth."""
+
+    def __init__(self) -> None:
+        self.live = sys.stderr.isatty()
+        self.last = ""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if self.live:
+            count = f" [{done}/{total}]" if total else ""
+            click.echo(f"\r\033[K{what}{count}", err=True, nl=False)
+            self.last = what
+            return
+        text = f"{what}: {10 * (10 * done // total)} %" if total else what
+        if text != self.last:
+            click.echo(text, err=True)
+            self.last = text
+
+    def end(self) -> None:
+        """Leave the rewritten line behind."""
+        if self.live and self.last:
+            click.echo(err=True)
