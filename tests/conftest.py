@@ -1,17 +1,16 @@
-"""What the tests share: the command line as users run it."""
+"""What the tests share: the command line as users run it, the built Caffe, and a child process to use it in."""
 
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
-
-@pytest.fixture(scope="session")
-def python():
-    """The Python that the package is installed in."""
-    return sys.executable
+from prototxt_gen.train import caffe
+from prototxt_gen.train import caffe_build as builder
+from prototxt_gen.train import caffe_source as sources
 
 
 @pytest.fixture(scope="session")
@@ -27,5 +26,35 @@ def cli(cli_path):
     def run(*arguments, stdin=None, cwd=None, environment=None):
         return subprocess.run([cli_path, *map(str, arguments)], capture_output=True, text=True, input=stdin, cwd=cwd,
                               env={**os.environ, **(environment or {})})
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def caffe_build():
+    """The current build of Caffe as ``prototxt_gen.train.caffe`` describes it, made first when it is not there."""
+    return caffe.find(str(builder.build()))
+
+
+@pytest.fixture(scope="session")
+def caffe_source(caffe_build, tmp_path_factory):
+    """The unpacked source tree that the build was made from."""
+    folder = tmp_path_factory.mktemp("caffe_source")
+    sources.unpack(sources.fetch(builder.cache_dir()), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_caffe_python(caffe_build):
+    """Run Python code, or a script's path, with pycaffe at hand, in a child: a failed CHECK aborts its process."""
+
+    def run(code, *arguments, check=True, environment=None):
+        start = [str(code)] if isinstance(code, os.PathLike) else ["-c", textwrap.dedent(code)]
+        settings = {"GLOG_minloglevel": "2", "OPENBLAS_NUM_THREADS": "1", **(environment or {})}
+        done = subprocess.run([sys.executable, *start, *map(str, arguments)], capture_output=True, text=True,
+                              env={**caffe.child_environment(caffe_build), **settings})
+        if check and done.returncode != 0:
+            pytest.fail(f"the child process ended with {done.returncode}:\n{done.stderr[-3000:]}")
+        return done
 
     return run

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -118,6 +119,6 @@ def test_a_full_disk_is_no_stack_trace(cli_path):
     assert result.returncode == 2 and result.stderr == "error: No space left on device\n"
 
 
-def test_module_is_the_command(cli, python):
-    result = subprocess.run([python, "-m", "prototxt_gen", "list"], capture_output=True, text=True)
+def test_module_is_the_command(cli):
+    result = subprocess.run([sys.executable, "-m", "prototxt_gen", "list"], capture_output=True, text=True)
     assert result.stdout == cli("list").stdout

@@ -85,8 +85,8 @@ def test_dialects_live_beside_one_another():
     assert not other.HasField("bn_param") and other.SerializeToString() == attention
 
 
-def test_dialects_live_beside_a_loaded_pycaffe(run_pycaffe):
-    text = run_pycaffe("""
+def test_dialects_live_beside_a_loaded_pycaffe(run_caffe_python):
+    text = run_caffe_python("""
         import caffe
         from caffe.proto import caffe_pb2
         from prototxt_gen.core.dialects import DIALECTS
@@ -94,7 +94,7 @@ def test_dialects_live_beside_a_loaded_pycaffe(run_pycaffe):
             print(dialect.message("LayerParameter") is not caffe_pb2.LayerParameter, end=" ")
         mine = DIALECTS["attention"].message("NetParameter")(name="x")
         print(caffe_pb2.NetParameter.FromString(mine.SerializeToString()).name)
-        """)
+        """).stdout
     assert text.split() == ["True"] * len(DIALECTS) + ["x"]
 
 

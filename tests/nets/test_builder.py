@@ -174,7 +174,7 @@ SHAPES_SCRIPT = """
     """
 
 
-def in_caffe(run_pycaffe, folder, nets):
+def in_caffe(run_caffe_python, folder, nets):
     """Load nets (name -> NetParameter) in Caffe; return blob shapes and parameter counts by layer, by name."""
     from prototxt_gen.core.io import dumps
 
@@ -182,13 +182,13 @@ def in_caffe(run_pycaffe, folder, nets):
     for name, net in nets.items():
         paths[name] = str(folder / f"{name}.prototxt")
         (folder / f"{name}.prototxt").write_text(dumps(net))
-    shapes, parameters = json.loads(run_pycaffe(SHAPES_SCRIPT.format(paths=list(paths.values()))))
+    shapes, parameters = json.loads(run_caffe_python(SHAPES_SCRIPT.format(paths=list(paths.values()))).stdout)
     return {name: (shapes[path], parameters[path]) for name, path in paths.items()}
 
 
-def test_paper_nets_in_caffe_have_the_papers_shapes_and_parameters(run_pycaffe, tmp_path):
+def test_paper_nets_in_caffe_have_the_papers_shapes_and_parameters(run_caffe_python, tmp_path):
     nets = {name: build(NETWORKS[name], PUBLISHED).net for name in PAPER_NETS}
-    for name, (shapes, parameters) in in_caffe(run_pycaffe, tmp_path, nets).items():
+    for name, (shapes, parameters) in in_caffe(run_caffe_python, tmp_path, nets).items():
         for blob, channels, plane in STAGES:
             assert shapes[blob] == [1, channels, plane, plane], (name, blob)
         weighted = sum(counts[0] if len(counts) == 1 else sum(counts)
@@ -196,11 +196,11 @@ def test_paper_nets_in_caffe_have_the_papers_shapes_and_parameters(run_pycaffe, 
         assert (weighted, sum(map(sum, parameters.values()))) == PARAMETERS[name]
 
 
-def test_every_deploy_net_loads_in_caffe(run_pycaffe, tmp_path):
+def test_every_deploy_net_loads_in_caffe(run_caffe_python, tmp_path):
     nets = {name: build(config, DEPLOY).net for name, config in NETWORKS.items()}
     nets.update({f"{name}-320": build(NETWORKS[name], DEPLOY, input_size=320).net for name in PAPER_NETS})
     nets["attention56-31"] = build(NETWORKS["attention56"], DEPLOY, input_size=31).net
-    loaded = in_caffe(run_pycaffe, tmp_path, nets)
+    loaded = in_caffe(run_caffe_python, tmp_path, nets)
     for name, (shapes, parameters) in loaded.items():
         config = NETWORKS[name.replace("-320", "").replace("-31", "")]
         assert shapes["cls"] == [1, config.classes]
@@ -212,10 +212,10 @@ def test_every_deploy_net_loads_in_caffe(run_pycaffe, tmp_path):
             assert shapes["post_res_4_3"] == [1, 2048, 10, 10]
 
 
-def test_pycaffe_builds_equal_messages_from_the_same_builder(run_pycaffe):
+def test_pycaffe_builds_equal_messages_from_the_same_builder(run_caffe_python):
     cases = [(name, form) for name in ("attention56", "attentionnext92", "attention56-cifar") for form in FORMS
              if not (form == PUBLISHED and NETWORKS[name].reconstruction)]
-    answer = run_pycaffe(f"""
+    answer = run_caffe_python(f"""
         import base64
         import caffe.net_spec
         from prototxt_gen.nets.builder import build
@@ -224,6 +224,6 @@ def test_pycaffe_builds_equal_messages_from_the_same_builder(run_pycaffe):
             net = build(NETWORKS[name], form, spec=caffe.net_spec).net
             assert type(net).__module__ == "caffe.proto.caffe_pb2" or "caffe_pb2" in type(net).__module__
             print(base64.b64encode(net.SerializeToString(deterministic=True)).decode())
-        """)
+        """).stdout
     theirs = [base64.b64decode(line) for line in answer.split()]
     assert theirs == [build(NETWORKS[name], form).net.SerializeToString(deterministic=True) for name, form in cases]

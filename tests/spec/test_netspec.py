@@ -36,10 +36,10 @@ def test_lenet_reads_as_documented():
     assert 'type: "xavier"' in dumps(net)
 
 
-def test_pycaffe_gives_equal_messages(run_pycaffe):
+def test_pycaffe_gives_equal_messages(run_caffe_python):
     """The same code with the import changed: ours here, pycaffe's in a process of its own."""
     nets = load(WRITTEN)
-    answer = run_pycaffe(f"""
+    answer = run_caffe_python(f"""
         import base64, importlib.util
         import caffe.net_spec
         spec = importlib.util.spec_from_file_location("written_nets", {str(WRITTEN)!r})
@@ -47,7 +47,7 @@ def test_pycaffe_gives_equal_messages(run_pycaffe):
         spec.loader.exec_module(nets)
         for net in nets.ALL:
             print(base64.b64encode(net(caffe.net_spec).SerializeToString(deterministic=True)).decode())
-        """)
+        """).stdout
     theirs = [base64.b64decode(line) for line in answer.split()]
     ours = [net(prototxt_gen).SerializeToString(deterministic=True) for net in nets.ALL]
     assert ours == theirs
