@@ -29,7 +29,7 @@ MEAN_FILE = "mean.txt"
 MEMBERS = (TRAIN_LMDB, TEST_LMDB, LABELS_FILE, MEAN_FILE)
 
 EXTRA_HINT = "pip install 'prototxt-gen[data]'"
-# Without MDB_WRITEMAP the map is address space only: the file on disk grows with what is written. It is doubled when full.
+# Doubled when full. Without MDB_WRITEMAP the map is address space only: the file on disk grows with what is written.
 FIRST_MAP_BYTES = 64 << 20
 BATCH_RECORDS = 1000
 BATCH_BYTES = 64 << 20
@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Image(NamedTuple):
-    """One image: ``pixels`` is (3, H, W) uint8 in Caffe's channel order B, G, R; ``encoded`` its compressed file, if any."""
+    """One image: ``pixels`` is (3, H, W) uint8 in Caffe's order B, G, R; ``encoded`` its compressed file, if any."""
 
     name: str
     label: int
@@ -105,8 +105,8 @@ def write_image_set(
 ) -> ImageSet:
     """Write a set of images as the folder ``out``, which gets its name only when all of it is on disk.
 
-    Raises Error when ``out`` exists (unless ``force`` and it is a set of images), when a split has no image, and when the
-    disk is full or the place not writable; nothing is left behind then.
+    Raises Error when ``out`` exists (unless ``force`` and it is a set of images), when a split has no image, and when
+    the disk is full or the place not writable; nothing is left behind then.
     """
     for name, split in ((TRAIN_LMDB, train), (TEST_LMDB, test)):
         if not split.total:
@@ -193,8 +193,8 @@ def _import_lmdb() -> Any:
 def new_folder(out: Path, members: Sequence[str], force: bool = False) -> Iterator[Path]:
     """Yield an empty folder that gets the name ``out`` when the block ends well, and is deleted when it does not.
 
-    It is called ``<out>.partial`` until then. What a killed run has left under that name is cleared by the next one; two
-    runs at the same time are told apart by a lock. ``force`` replaces an existing ``out`` that holds nothing but
+    It is called ``<out>.partial`` until then. What a killed run has left under that name is cleared by the next one;
+    two runs at the same time are told apart by a lock. ``force`` replaces an existing ``out`` that holds nothing but
     ``members``. Raises Error, also for any OSError of the block.
     """
     out = Path(os.path.abspath(out))

@@ -179,9 +179,10 @@ def write_folder(
 ) -> ImageSet:
     """Write a folder of images as a set of images.
 
-    The folder holds train/<class>/ and val/<class>/, or <class>/ alone; then ``test_share`` (0.1 when None) of each class
-    is drawn for the test LMDB. Classes are numbered in the order of their names. An image that cannot be decoded is told
-    to ``skipped`` and left out. Raises Error when there are no images, no readable ones, or classes that do not agree.
+    The folder holds train/<class>/ and val/<class>/, or <class>/ alone; then ``test_share`` (0.1 when None) of each
+    class is drawn for the test LMDB. Classes are numbered in the order of their names. An image that cannot be decoded
+    is told to ``skipped`` and left out. Raises Error when there are no images, no readable ones, or classes that do not
+    agree.
     """
     _import_pillow()
     classes, train, test = list_folder(folder, test_share)
@@ -267,7 +268,7 @@ def _read_images(files: Sequence[_File], form: ImageForm, skipped: Skipped) -> I
             pixels, encoded = _read_image(file.path, form)
         except MemoryError:
             raise
-        # Pillow's decoders raise whatever a damaged file leads them to: OSError, SyntaxError, ValueError, struct.error, ...
+        # Pillow's decoders raise whatever a damaged file leads them to: OSError, SyntaxError, struct.error, ...
         except Exception as error:
             skipped(file.path, " ".join(str(getattr(error, "strerror", None) or error).split()))
         else:
@@ -277,8 +278,8 @@ def _read_images(files: Sequence[_File], form: ImageForm, skipped: Skipped) -> I
 def _read_image(path: Path, form: ImageForm) -> Tuple[Any, Optional[bytes]]:
     """Return an image's pixels (3, H, W) in the order B, G, R and, for the encoded form, its JPEG file.
 
-    A JPEG of three channels and the wanted size is kept as it is. The pixels are those before encoding. What Caffe decodes
-    of an encoded Datum must have three channels and stand upright, so grey ones and turned ones are encoded anew.
+    A JPEG of three channels and the wanted size is kept as it is. The pixels are those before encoding. What Caffe
+    decodes of an encoded Datum must have three channels and stand upright, so grey and turned ones are encoded anew.
     """
     import numpy
 

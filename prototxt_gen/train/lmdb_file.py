@@ -1,7 +1,7 @@
 """Looks at an LMDB without opening it as one.
 
-LMDB trusts its file: reading a truncated one ends the process with SIGBUS. So its data.mdb is read here as a file, after
-the structures of LMDB's mdb.c (64-bit, little-endian, format 1):
+LMDB trusts its file: reading a truncated one ends the process with SIGBUS. So its data.mdb is read here as a file,
+after the structures of LMDB's mdb.c (64-bit, little-endian, format 1):
 
     page   u64 number, u16 pad, u16 flags, u16 lower, u16 upper (16 bytes), then u16 offsets of its nodes up to lower;
            an overflow page has u32 pages in place of lower and upper, then the bytes of one value
@@ -9,8 +9,8 @@ the structures of LMDB's mdb.c (64-bit, little-endian, format 1):
            main database, u64 last page, u64 transaction; the one with the later transaction holds
     database  u32 pad (of the first one: the page size), u16 flags, u16 depth, u64 branch, leaf and overflow pages,
            u64 entries, u64 root page (48 bytes)
-    node   u16 lo, u16 hi, u16 flags, u16 key size, key, value. In a branch page lo, hi and flags are the child's page; in
-           a leaf lo and hi are the value's size, and flag 1 says that the value is on the overflow page named here
+    node   u16 lo, u16 hi, u16 flags, u16 key size, key, value. In a branch page lo, hi and flags are the child's page;
+           in a leaf lo and hi are the value's size, and flag 1 says that the value is on the overflow page named here
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _parse_meta(page: bytes, path: str) -> _Meta:
     fields = META.unpack_from(page, HEADER.size)
     if fields[:2] != (MAGIC, VERSION):
         raise Error("is not an LMDB: its first bytes are not LMDB's", path)
-    return _Meta(page_bytes=fields[4], entries=fields[12], root=fields[13], last_page=fields[14], transaction=fields[15])
+    return _Meta(fields[4], *fields[12:])
 
 
 def _values(descriptor: int, meta: _Meta, size: int) -> Iterator[Tuple[int, int, int]]:

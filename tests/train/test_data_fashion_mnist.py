@@ -64,6 +64,10 @@ def test_the_package_as_installed(tmp_path, read_lmdb):
     assert (tmp_path / "out" / "labels.txt").read_text().splitlines()[9] == "Ankle boot"
 
 
+def black_images(count, side):
+    return idx(numpy.zeros((count, side, side), numpy.uint8))
+
+
 def recompressed(change):
     return lambda content: gzip.compress(change(gzip.decompress(content)))
 
@@ -77,8 +81,8 @@ def recompressed(change):
     (TRAIN_IMAGES, recompressed(lambda content: content + b"x"), "holds 39201 bytes"),
     (TRAIN_IMAGES, recompressed(lambda content: content[:10]), "truncated inside its header"),
     (TRAIN_IMAGES, recompressed(lambda content: content[:4] + b"\xff" * 12 + content[16:]), "where its header tells"),
-    (TRAIN_IMAGES, recompressed(lambda content: idx(numpy.zeros((50, 32, 32), numpy.uint8))), "images of 32x32"),
-    (TRAIN_IMAGES, recompressed(lambda content: idx(numpy.zeros((49, 28, 28), numpy.uint8))), "50 labels for 49 images"),
+    (TRAIN_IMAGES, recompressed(lambda content: black_images(50, 32)), "images of 32x32"),
+    (TRAIN_IMAGES, recompressed(lambda content: black_images(49, 28)), "50 labels for 49 images"),
     (TEST_LABELS, recompressed(lambda content: b"\0\0\x08\x03" + content[4:]), "it begins with 0x00000803"),
     (TEST_LABELS, recompressed(lambda content: content[:-1] + b"\x0a"), "label 10 where there are 10 classes"),
 ])
