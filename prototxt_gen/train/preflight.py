@@ -1,0 +1,201 @@
+"""What must be in order before Caffe starts: solver, nets, data, weights. Caffe itself would abort on each of these.
+
+Paths inside prototxts are taken from the current directory, as Caffe takes them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Collection, Iterator, List, NamedTuple, Optional
+
+from google.protobuf.message import DecodeError
+
+from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core.errors import Error, did_you_mean
+from prototxt_gen.core.io import read_message
+from prototxt_gen.train.lmdb_file import inspect_lmdb
+
+# Phase, SolverParameter.SolverMode and DataParameter.DB as the schema numbers them.
+TRAIN, TEST = 0, 1
+CPU, GPU = 0, 1
+LEVELDB, LMDB = 0, 1
+
+# Layer types that stock Caffe does not have.
+OWN_LAYERS = ("BN", "Interp")
+BUILD_HINT = "prototxt-gen caffe build builds a Caffe that has it"
+# The parameter of each data layer whose ``source`` is a text file, and what the file lists.
+LISTS = {"ImageData": "image_data_param", "HDF5Data": "hdf5_data_param", "WindowData": "window_data_param"}
+
+
+class UsedNet(NamedTuple):
+    """A net as the solver instantiates it: ``state`` is its NetState, ``where`` its file."""
+
+    net: Any
+    state: Any
+    where: str
+
+
+def read_solver(path: str) -> Any:
+    """Read a solver file as a SolverParameter that names a net."""
+    if path == "-":
+        raise Error("the solver must be a file: Caffe reads it itself")
+    solver = read_message(path, DEFAULT_DIALECT.message("SolverParameter"))
+    ways = ("net", "net_param", "train_net", "train_net_param")
+    named = [way for way in ways if solver.HasField(way)]
+    if len(named) != 1:
+        what = f"names its training net twice: {', '.join(named)}" if named else "names no training net"
+        raise Error(what, path, f"give one of {', '.join(ways)}")
+    return solver
+
+
+def snapshot_prefix(solver: Any, path: str) -> str:
+    """Return what the names of snapshots begin with, as Caffe's UpgradeSnapshotPrefixProperty settles it."""
+    if not solver.HasField("snapshot_prefix"):
+        return os.path.splitext(path)[0]
+    prefix = solver.snapshot_prefix
+    if os.path.isdir(prefix) or prefix.endswith("/"):
+        return os.path.join(prefix, os.path.splitext(os.path.basename(path))[0])
+    return prefix
+
+
+def used_nets(solver: Any, path: str) -> List[UsedNet]:
+    """Read the nets that Caffe will instantiate: the training net, then the test nets."""
+    beside = os.path.dirname(path)
+    net_state = DEFAULT_DIALECT.message("NetState")
+
+    def used(field: str, value: Any, phase: int, state: Optional[Any]) -> UsedNet:
+        inline = field.endswith("_param")
+        net, where = (value, f"{path}: {field}") if inline else (_read_net(value, path, beside), value)
+        merged = net_state(phase=phase)
+        for one in (net.state if net.HasField("state") else None, state):
+            if one is not None:
+                merged.MergeFrom(one)
+        return UsedNet(net, merged, where)
+
+    field = next(one for one in ("net", "net_param", "train_net", "train_net_param") if solver.HasField(one))
+    train_state = solver.train_state if solver.HasField("train_state") else None
+    nets = [used(field, getattr(solver, field), TRAIN, train_state)]
+    tests = [("test_net_param", one) for one in solver.test_net_param] + [("test_net", one) for one in solver.test_net]
+    if field in ("net", "net_param"):
+        tests += [(field, getattr(solver, field))] * (len(solver.test_iter) - len(tests))
+    states = list(solver.test_state) if len(solver.test_state) == len(tests) else [None] * len(tests)
+    return nets + [used(name, value, TEST, state) for (name, value), state in zip(tests, states)]
+
+
+def _read_net(net_file: str, path: str, beside: str) -> Any:
+    if not os.path.isfile(net_file):
+        raise Error(f"there is no net '{net_file}'", path, _place_hint(net_file, beside))
+    return read_message(net_file, DEFAULT_DIALECT.message("NetParameter"))
+
+
+def _place_hint(path: str, beside: str) -> str:
+    if beside and not os.path.isabs(path) and os.path.exists(os.path.join(beside, path)):
+        return f"Caffe takes paths from the current directory: run it in '{beside}'"
+    return ""
+
+
+def layers_used(net: Any, state: Any) -> Iterator[Any]:
+    """Yield the layers that are in the net in this state, after Caffe's Net::FilterNet."""
+    for layer in net.layer:
+        if layer.include:
+            if any(_meets(state, rule) for rule in layer.include):
+                yield layer
+        elif not any(_meets(state, rule) for rule in layer.exclude):
+            yield layer
+
+
+def _meets(state: Any, rule: Any) -> bool:
+    return not (
+        (rule.HasField("phase") and rule.phase != state.phase)
+        or (rule.HasField("min_level") and state.level < rule.min_level)
+        or (rule.HasField("max_level") and state.level > rule.max_level)
+        or any(stage not in state.stage for stage in rule.stage)
+        or any(stage in state.stage for stage in rule.not_stage)
+    )
+
+
+def check_net(used: UsedNet, solver_path: str, layer_types: Collection[str]) -> None:
+    """Check that this Caffe has every layer of a net, and that the data its layers read is there and whole.
+
+    ``layer_types`` are those of the Caffe that will run; when empty they are not known and not checked.
+    """
+    beside = os.path.dirname(solver_path)
+    for layer in layers_used(used.net, used.state):
+        if layer_types and layer.type not in layer_types:
+            hint = BUILD_HINT if layer.type in OWN_LAYERS else did_you_mean(layer.type, layer_types)
+            raise Error(f"layer '{layer.name}' has the type '{layer.type}', which this Caffe lacks", used.where, hint)
+        if layer.type == "Data":
+            _check_database(layer, used.where, beside)
+        elif layer.type in LISTS:
+            _check_file(layer, getattr(layer, LISTS[layer.type]).source, used.where, beside)
+        for mean_file in (layer.transform_param.mean_file, layer.data_param.mean_file):
+            if mean_file:
+                _check_file(layer, mean_file, used.where, beside)
+
+
+def _check_file(layer: Any, path: str, where: str, beside: str) -> None:
+    if not os.path.isfile(path):
+        raise Error(f"layer '{layer.name}' reads '{path}', which is no file", where, _place_hint(path, beside))
+
+
+def _check_database(layer: Any, where: str, beside: str) -> None:
+    data = layer.data_param
+    if data.backend == LEVELDB:
+        if os.path.exists(os.path.join(data.source, "data.mdb")):
+            what = f"layer '{layer.name}' reads the LMDB '{data.source}' as a LevelDB, Caffe's default"
+            raise Error(what, where, "write 'backend: LMDB' in its data_param")
+        if not os.path.isdir(data.source):
+            what = f"layer '{layer.name}' reads '{data.source}', which is no folder"
+            raise Error(what, where, _place_hint(data.source, beside))
+        return
+    try:
+        first = inspect_lmdb(data.source).first_value
+    except Error as error:
+        hint = _place_hint(data.source, beside) or error.hint
+        raise Error(f"layer '{layer.name}' cannot read '{data.source}': {error.what}", where, hint) from None
+    _check_first_image(layer, first, where)
+
+
+def _check_first_image(layer: Any, value: bytes, where: str) -> None:
+    """Check crop and mean against the first image; an encoded one that does not tell its size passes."""
+    try:
+        datum = DEFAULT_DIALECT.message("Datum").FromString(value)
+    except DecodeError:
+        raise Error(f"layer '{layer.name}': '{layer.data_param.source}' does not hold Datum records", where) from None
+    crop, means = layer.transform_param.crop_size, len(layer.transform_param.mean_value)
+    if datum.height and crop > min(datum.height, datum.width):
+        what = f"layer '{layer.name}' crops {crop}x{crop} out of images of {datum.width}x{datum.height}"
+        raise Error(what, where, "write a smaller crop_size")
+    if datum.channels and means > 1 and means != datum.channels:
+        what = f"layer '{layer.name}' has {means} values of mean_value for images of {datum.channels} channels"
+        raise Error(what, where, "give one, or one for each channel")
+
+
+def check_snapshot(path: str) -> None:
+    """Check that a solver state is whole and that the weights it names are there."""
+    if not os.path.isfile(path):
+        raise Error("there is no such snapshot", path)
+    if path.endswith(".caffemodel"):
+        hint = "to resume, name the .solverstate; to start from weights, use --weights"
+        raise Error("holds weights only", path, hint)
+    if path.endswith(".h5"):
+        return
+    try:
+        with open(path, "rb") as file:
+            state = DEFAULT_DIALECT.message("SolverState").FromString(file.read())
+    except OSError as error:
+        raise Error(f"cannot be read: {error.strerror}", path) from None
+    except DecodeError:
+        raise Error("is not a solver state, or is truncated", path) from None
+    if not state.HasField("iter"):
+        raise Error("is not a solver state, or is truncated", path)
+    if state.learned_net and not os.path.isfile(state.learned_net):
+        hint = "resume in the folder where the training was started"
+        raise Error(f"the weights it names are not there: '{state.learned_net}'", path, hint)
+
+
+def check_weights(weights: str) -> None:
+    """Check that the files of weights, separated by commas as Caffe wants them, are there."""
+    for path in weights.split(","):
+        if not os.path.isfile(path.strip()):
+            raise Error("there are no such weights", path.strip())

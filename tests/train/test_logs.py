@@ -1,0 +1,100 @@
+"""The log of caffe train, in the forms that Caffe's versions write it."""
+
+import math
+
+from prototxt_gen.train.logs import Loss, TrainingLog
+
+HEAD = "I1122 18:00:00.000001  4242 solver.cpp:218] "
+
+
+def read(*lines):
+    log = TrainingLog()
+    for line in lines:
+        log.feed(line)
+    return log
+
+
+def test_iterations_losses_and_tests():
+    log = read(
+        HEAD + "Iteration 0, Testing net (#0)",
+        HEAD + "    Test net output #0: accuracy/top1 = 0.1",
+        HEAD + "    Test net output #1: loss = 2.5 (* 1 = 2.5 loss)",
+        HEAD + "Iteration 0 (0 iter/s, 0.2s/10 iters), loss = 2.4",
+        HEAD + "    Train net output #0: loss = 2.4 (* 1 = 2.4 loss)",
+        "I1122 18:00:00.000001  4242 sgd_solver.cpp:105] Iteration 0, lr = 0.05",
+        HEAD + "Iteration 10 (3.5 iter/s, 2.8s/10 iters), loss = 1.25",
+        HEAD + "Iteration 10, Testing net (#0)",
+        HEAD + "    Test net output #0: accuracy/top1 = 0.75",
+        HEAD + "Optimization Done.",
+    )
+    assert log.losses == [Loss(0, 2.4), Loss(10, 1.25)]
+    assert [test.outputs for test in log.tests] == [[("accuracy/top1", 0.1), ("loss", 2.5)], [("accuracy/top1", 0.75)]]
+    assert [(test.iteration, test.net) for test in log.last_tests()] == [(10, 0)]
+    assert (log.iteration, log.done, log.stopped_early) == (10, True, False)
+
+
+def test_the_form_before_caffe_1_and_the_form_of_newer_glog():
+    log = read(
+        "I0504 10:00:00.123456 2019816192 solver.cpp:189] Iteration 100, loss = 0.7",
+        "I20261122 10:00:00.123456 21 solver.cpp:218] Iteration 200 (1 iter/s, 100s/100 iters), loss = 0.5",
+    )
+    assert log.losses == [Loss(100, 0.7), Loss(200, 0.5)]
+
+
+def test_numbers_that_are_none():
+    log = read(HEAD + "Iteration 5, loss = nan", HEAD + "Iteration 6, loss = -nan", HEAD + "Iteration 7, loss = inf")
+    assert [math.isfinite(loss) for _, loss in log.losses] == [False] * 3
+
+
+def test_each_test_net_has_its_last_test_and_an_interrupted_one_does_not_count():
+    log = read(*(
+        line
+        for iteration in (0, 10)
+        for net in (0, 1)
+        for line in (HEAD + f"Iteration {iteration}, Testing net (#{net})",
+                     HEAD + f"    Test net output #0: accuracy = 0.{iteration}{net}")
+    ), HEAD + "Iteration 20, Testing net (#0)", HEAD + "Test interrupted.", HEAD + "Optimization stopped early.")
+    assert [(one.iteration, one.net, one.outputs) for one in log.last_tests()] == [
+        (10, 0, [("accuracy", 0.1)]), (10, 1, [("accuracy", 0.101)])]
+    assert log.stopped_early
+
+
+def test_a_snapshot_counts_when_something_comes_after_it():
+    lines = [HEAD + "Snapshotting to binary proto file snap/a b_iter_40.caffemodel",
+             HEAD + "Snapshotting solver state to binary proto file snap/a b_iter_40.solverstate"]
+    log = read(*lines)
+    assert (log.iteration, log.snapshots) == (40, [])
+    log.finish()
+    assert log.snapshots == ["snap/a b_iter_40.solverstate"]
+    assert read(*lines, HEAD + "Iteration 41, lr = 0.1").snapshots == ["snap/a b_iter_40.solverstate"]
+    assert read(*lines, "F1122 18:00:00.000001 42 io.cpp:67] Check failed: proto.Serialize").snapshots == []
+
+
+def test_hdf5_snapshots():
+    log = read(HEAD + "Snapshotting to HDF5 file s_iter_7.caffemodel.h5",
+               HEAD + "Snapshotting solver state to HDF5 file s_iter_7.solverstate.h5", HEAD + "Optimization Done.")
+    assert (log.iteration, log.snapshots) == (7, ["s_iter_7.solverstate.h5"])
+
+
+def test_a_failed_check_without_its_stack_trace():
+    log = read(
+        HEAD + "Creating layer data",
+        "F1122 18:00:00.000001 42 db_lmdb.hpp:15] Check failed: mdb_status == 0 (2 vs. 0) No such file",
+        "*** Check failure stack trace: ***",
+        "    @     0x7f0000000000  google::LogMessage::Fail()",
+        "    @     0x7f0000000000  (unknown)",
+    )
+    assert log.fatal == ["Check failed: mdb_status == 0 (2 vs. 0) No such file"]
+    assert log.tail[-1].endswith("No such file")
+
+
+def test_the_end_of_the_log_leaves_out_the_nets_that_caffe_writes_out():
+    net = ["layer {", '  name: "x"', "  relu_param {", "  }", "}", ""]
+    log = read(HEAD + "Initializing net from parameters: ", *net,
+               "[libprotobuf ERROR text_format.cc:307] Error", "terminate called after throwing", "  what():  bad")
+    assert [line.split()[0] for line in log.tail] == ["I1122", "[libprotobuf", "terminate", "what():"]
+
+
+def test_only_the_end_of_a_long_log_is_kept():
+    log = read(*(f"line {number}" for number in range(100)))
+    assert log.tail == [f"line {number}" for number in range(92, 100)]
