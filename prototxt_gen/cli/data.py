@@ -36,9 +36,9 @@ def data() -> None:
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Take the first N images of each split only.")
 @FORCE
 def fashion_mnist(out: str, source: str, limit: Optional[int], force: bool) -> None:
-    """Make LMDBs of Fashion-MNIST, padded to 32x32, three channels.
+    """Make LMDBs of Fashion-MNIST.
 
-    The images come from Debian's package dataset-fashion-mnist.
+    The images come from Debian's package dataset-fashion-mnist. They are padded to 32x32 and have three channels.
     """
     _show(out, data_sources.write_fashion_mnist(Path(out), source, force, limit, _progress()))
 

@@ -101,13 +101,18 @@ def test_force_never_takes_a_folder_with_other_files(tmp_path):
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years"
 
 
-def test_nothing_is_left_when_the_images_fail(tmp_path):
+@pytest.mark.parametrize("failure", [Error("the source broke"), KeyboardInterrupt(), MemoryError()])
+def test_nothing_is_left_when_the_images_fail(tmp_path, failure):
     def failing():
         yield images(1)[0]
-        raise Error("the source broke")
+        raise failure
 
-    with pytest.raises(Error, match="the source broke"):
+    with pytest.raises(type(failure)):
         data.write_image_set(tmp_path / "out", CLASSES, data.Split(2, failing()), split(1))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_set_without_images_is_an_error_and_leaves_nothing(tmp_path):
     with pytest.raises(Error, match="none of the 5 images for 'test_lmdb'"):
         data.write_image_set(tmp_path / "out", CLASSES, split(1), data.Split(5, iter([])))
     with pytest.raises(Error, match="no image to write into 'train_lmdb'"):
