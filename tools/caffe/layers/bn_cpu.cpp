@@ -1,5 +1,7 @@
 #include "bn_cpu.hpp"
 
+#include "parallel.hpp"
+
 namespace prototxt_gen {
 
 namespace {
@@ -103,8 +105,7 @@ double channel_product(const Channel& channel, const T* x, const T* dy, BnMean<T
 template <typename T>
 void bn_batch_forward(const BnShape& shape, double eps, double momentum, const T* x, const T* slope, const T* bias,
                       T* y, BnMean<T>* mean, T* inv_std, T* moving_mean, T* moving_inv_std) {
-#pragma omp parallel for schedule(static) if (worth_threads(shape))
-  for (std::ptrdiff_t c = 0; c < shape.channels; ++c) {
+  parallel_for(shape.channels, worth_threads(shape), [&](std::ptrdiff_t c) {
     const Channel channel{shape, c};
     const double mu = channel_mean(channel, x);
     const double s = bn_inv_std(channel_variance(channel, x, mu), eps);
@@ -113,14 +114,13 @@ void bn_batch_forward(const BnShape& shape, double eps, double momentum, const T
     moving_mean[c] = bn_moving(moving_mean[c], mu, momentum);
     moving_inv_std[c] = bn_moving(moving_inv_std[c], s, momentum);
     channel_output(channel, x, mean[c], slope[c] * inv_std[c], bias[c], y);
-  }
+  });
 }
 
 template <typename T>
 void bn_batch_backward(const BnShape& shape, const T* x, const T* dy, const T* slope, const BnMean<T>* mean,
                        const T* inv_std, T* slope_diff, T* bias_diff, T* dx) {
-#pragma omp parallel for schedule(static) if (worth_threads(shape))
-  for (std::ptrdiff_t c = 0; c < shape.channels; ++c) {
+  parallel_for(shape.channels, worth_threads(shape), [&](std::ptrdiff_t c) {
     const Channel channel{shape, c};
     const double s = static_cast<double>(inv_std[c]);
     const bool sum_wanted = dx || bias_diff;
@@ -134,7 +134,7 @@ void bn_batch_backward(const BnShape& shape, const T* x, const T* dy, const T* s
       bias_diff[c] += static_cast<T>(sum);
     }
     if (!dx) {
-      continue;
+      return;
     }
     const T scale = slope[c] * inv_std[c];
     const T mean_dy = static_cast<T>(sum / channel.values());
@@ -149,24 +149,22 @@ void bn_batch_backward(const BnShape& shape, const T* x, const T* dy, const T* s
         to[i] = bn_input_diff(image[i], from[i], mu, scale, mean_dy, pull);
       }
     }
-  }
+  });
 }
 
 template <typename T>
 void bn_fixed_forward(const BnShape& shape, const T* x, const T* slope, const T* bias, const T* moving_mean,
                       const T* moving_inv_std, T* y) {
-#pragma omp parallel for schedule(static) if (worth_threads(shape))
-  for (std::ptrdiff_t c = 0; c < shape.channels; ++c) {
+  parallel_for(shape.channels, worth_threads(shape), [&](std::ptrdiff_t c) {
     const BnMean<T> mean{moving_mean[c], T(0)};
     channel_output(Channel{shape, c}, x, mean, slope[c] * moving_inv_std[c], bias[c], y);
-  }
+  });
 }
 
 template <typename T>
 void bn_fixed_backward(const BnShape& shape, const T* x, const T* dy, const T* slope, const T* moving_mean,
                        const T* moving_inv_std, T* slope_diff, T* bias_diff, T* dx) {
-#pragma omp parallel for schedule(static) if (worth_threads(shape))
-  for (std::ptrdiff_t c = 0; c < shape.channels; ++c) {
+  parallel_for(shape.channels, worth_threads(shape), [&](std::ptrdiff_t c) {
     const Channel channel{shape, c};
     if (slope_diff) {
       const BnMean<T> mean{moving_mean[c], T(0)};
@@ -177,7 +175,7 @@ void bn_fixed_backward(const BnShape& shape, const T* x, const T* dy, const T* s
       bias_diff[c] += static_cast<T>(channel_sum(channel, dy));
     }
     if (!dx) {
-      continue;
+      return;
     }
     const T scale = slope[c] * moving_inv_std[c];
     for (std::ptrdiff_t n = 0; n < shape.batch; ++n) {
@@ -188,7 +186,7 @@ void bn_fixed_backward(const BnShape& shape, const T* x, const T* dy, const T* s
         to[i] = scale * from[i];
       }
     }
-  }
+  });
 }
 
 #define PROTOTXT_GEN_INSTANTIATE(T)                                                                                   \

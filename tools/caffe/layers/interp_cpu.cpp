@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "parallel.hpp"
+
 namespace prototxt_gen {
 
 namespace {
@@ -84,8 +86,7 @@ void interp_taps(int n_in, int n_out, InterpTap<T>* taps) {
 
 template <typename T>
 void interp_forward(const InterpShape& shape, const InterpTap<T>* rows, const InterpTap<T>* columns, const T* x, T* y) {
-#pragma omp parallel for schedule(static) if (worth_threads(shape))
-  for (std::ptrdiff_t p = 0; p < shape.planes; ++p) {
+  parallel_for(shape.planes, worth_threads(shape), [&](std::ptrdiff_t p) {
     const T* const from = x + p * in_values(shape) + window(shape);
     T* const to = y + p * out_values(shape);
     if (equal_sizes(shape)) {
@@ -93,14 +94,13 @@ void interp_forward(const InterpShape& shape, const InterpTap<T>* rows, const In
     } else {
       plane_forward(shape, rows, columns, from, to);
     }
-  }
+  });
 }
 
 template <typename T>
 void interp_backward(const InterpShape& shape, const InterpTap<T>* rows, const InterpTap<T>* columns, const T* dy,
                      T* dx) {
-#pragma omp parallel for schedule(static) if (worth_threads(shape))
-  for (std::ptrdiff_t p = 0; p < shape.planes; ++p) {
+  parallel_for(shape.planes, worth_threads(shape), [&](std::ptrdiff_t p) {
     const T* const from = dy + p * out_values(shape);
     T* const plane = dx + p * in_values(shape);
     std::fill_n(plane, in_values(shape), T(0));
@@ -109,7 +109,7 @@ void interp_backward(const InterpShape& shape, const InterpTap<T>* rows, const I
     } else {
       plane_backward(shape, rows, columns, from, plane + window(shape));
     }
-  }
+  });
 }
 
 #define PROTOTXT_GEN_INSTANTIATE(T)                                                                        \

@@ -1,0 +1,35 @@
+#ifndef PROTOTXT_GEN_PARALLEL_HPP_
+#define PROTOTXT_GEN_PARALLEL_HPP_
+
+#include <cstddef>
+#include <functional>
+
+namespace prototxt_gen {
+
+// Called with a range [begin, end) of items.
+using RangeFunction = std::function<void(std::ptrdiff_t begin, std::ptrdiff_t end)>;
+
+// Cuts [0, count) into one contiguous range per thread and runs them side by side, one of them on the calling thread.
+// Threads wait asleep: a team that spins between layers, as OpenMP's does by default, takes the cores away from the
+// matrix products and from other processes. OMP_NUM_THREADS limits the number of threads, as for the products. Where
+// the threads are busy with another call, and in a forked child, which has none, everything runs on the calling thread.
+void parallel_ranges(std::ptrdiff_t count, const RangeFunction& run);
+
+// Calls item(i) for every i in [0, count), on all threads where the work is worth waking them.
+template <typename Item>
+void parallel_for(std::ptrdiff_t count, bool worth_threads, const Item& item) {
+  const auto range = [&item](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    for (std::ptrdiff_t i = begin; i < end; ++i) {
+      item(i);
+    }
+  };
+  if (worth_threads) {
+    parallel_ranges(count, range);
+  } else {
+    range(0, count);
+  }
+}
+
+}  // namespace prototxt_gen
+
+#endif  // PROTOTXT_GEN_PARALLEL_HPP_
