@@ -105,7 +105,7 @@ def build(
         caffe_source.verify(source)
     folder = cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    with _lock(folder, progress):
+    with _lock(folder, progress) as lock:
         found = cached(parts)
         if found and not force:
             return found
@@ -114,7 +114,7 @@ def build(
         if source is None:
             progress("fetching Caffe's source", 0, 0)
             source = caffe_source.fetch(folder)
-        return _build(folder / key_of(parts), parts, source, jobs or default_jobs(), progress)
+        return _build(folder / key_of(parts), parts, source, jobs or default_jobs(), lock, progress)
 
 
 def default_jobs() -> int:
@@ -124,17 +124,18 @@ def default_jobs() -> int:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path, progress: Progress) -> Iterator[None]:
+def _lock(folder: Path, progress: Progress) -> Iterator[int]:
+    """Hold the lock and yield its descriptor, for the tools: killed without them, this process leaves it to them."""
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             progress("waiting for another build of Caffe to end", 0, 0)
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
-def _build(root: Path, parts: Dict[str, Any], source: Path, jobs: int, progress: Progress) -> Path:
+def _build(root: Path, parts: Dict[str, Any], source: Path, jobs: int, lock: int, progress: Progress) -> Path:
     work = root.with_name(f"{root.name}.partial")
     install = work / "install"
     # The log of a build that failed must outlive its folder.
@@ -143,9 +144,9 @@ def _build(root: Path, parts: Dict[str, Any], source: Path, jobs: int, progress:
     try:
         caffe_source.unpack(source, work / "source")
         progress("configuring Caffe", 0, 0)
-        _run(_configure_command(work), log, progress)
-        _run(["cmake", "--build", str(work / "build"), "--parallel", str(jobs)], log, progress)
-        _run(["cmake", "--install", str(work / "build"), "--prefix", str(install)], log, progress)
+        _run(_configure_command(work), log, lock, progress)
+        _run(["cmake", "--build", str(work / "build"), "--parallel", str(jobs)], log, lock, progress)
+        _run(["cmake", "--install", str(work / "build"), "--prefix", str(install)], log, lock, progress)
         shutil.copyfile(log, install / LOG)
         (install / RECORD).write_text(json.dumps(parts, indent=2, sort_keys=True) + "\n")
         if root.exists():
@@ -169,14 +170,14 @@ def _configure_command(work: Path) -> List[str]:
     return ["cmake", "-G", "Ninja", "-S", str(caffe_source.NATIVE_DIR), "-B", str(work / "build"), *defined]
 
 
-def _run(command: List[str], log: Path, progress: Progress) -> None:
+def _run(command: List[str], log: Path, lock: int, progress: Progress) -> None:
     """Run one step, its output in the log and ninja's count as progress. Raises Error when it fails."""
     environment = {**os.environ, "LC_ALL": "C", "NINJA_STATUS": "[%f/%t] "}
     with log.open("a", encoding="utf-8", errors="replace") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                                 env=environment, start_new_session=True)
+                                 env=environment, start_new_session=True, pass_fds=(lock,))
         try:
             with child.stdout:
                 for line in child.stdout:
