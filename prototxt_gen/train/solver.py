@@ -30,6 +30,7 @@ class Preset:
     weight_decay: float = 0.0001
     mode: str = "GPU"
     test_first: bool = True
+    random_seed: Optional[int] = None
     note: str = ""
 
 
@@ -57,16 +58,17 @@ PRESETS = {
     ),
     "smoke": Preset(
         "a short run on the CPU, to see that everything works",
-        iterations=300,
-        steps=(200, 270),
+        iterations=250,
+        steps=(170, 225),
         total_batch=None,
-        test_images=10000,
-        test_interval=300,
+        test_images=2000,
+        test_interval=250,
         display=10,
-        snapshot=300,
+        snapshot=250,
         base_lr=0.05,
         mode="CPU",
         test_first=False,
+        random_seed=1,
     ),
 }
 
