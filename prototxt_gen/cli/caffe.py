@@ -18,7 +18,7 @@ def caffe() -> None:
     """Build Caffe from source, and show which Caffe is used and what it can do."""
 
 
-@caffe.command("build")
+@caffe.command("build", short_help="Build Caffe with BN and Interp.")
 @click.option("--source", type=click.Path(path_type=Path), metavar="FILE",
               help="Caffe's source distribution, where you have it already.  [default: pip downloads it]")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once.  [default: one per core]")
@@ -37,7 +37,7 @@ def build(source: Optional[Path], jobs: Optional[int], force: bool) -> None:
     click.echo(root)
 
 
-@caffe.command("info")
+@caffe.command("info", short_help="Show which Caffe is used.")
 @click.option("--caffe", "given", metavar="DIR", help="A Caffe of your own.  [default: CAFFE_ROOT, else the one built]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def info(given: Optional[str], as_json: bool) -> int:

@@ -103,7 +103,7 @@ def _input_shape(config: NetConfig) -> Tuple[int, int, int]:
 def _short_help(config: NetConfig) -> str:
     kind = "reconstruction" if config.reconstruction else "published"
     shape = "x".join(map(str, _input_shape(config)))
-    return f"{config.name}: depth {config.depth}, {shape}, {config.classes} classes ({kind})"
+    return f"Depth {config.depth}, {shape}, {config.classes} classes; {kind}."
 
 
 def _help(config: NetConfig) -> str:

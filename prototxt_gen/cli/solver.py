@@ -15,7 +15,7 @@ from prototxt_gen.train import solver as solvers
 POSITIVE = click.IntRange(min=1)
 
 
-@click.command("solver")
+@click.command("solver", short_help="Write a solver prototxt: the paper's recipes.")
 @click.argument("net", metavar="NET")
 @click.option("--preset", type=click.Choice(list(solvers.PRESETS)),
               help="The recipe.  [default: the paper's for this network]")
