@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Dict, Optional, Tuple, Union
 
+from prototxt_gen.core import graph
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model, read_text
 from prototxt_gen.nets.blocks import Blocks
@@ -14,7 +15,6 @@ from prototxt_gen.spec import netspec
 
 TRAIN, DEPLOY, PUBLISHED = "train", "deploy", "published"
 FORMS = (TRAIN, DEPLOY, PUBLISHED)
-PHASE_TRAIN, PHASE_TEST = 0, 1  # the schema's enum Phase
 TOP5_NEEDS_CLASSES = 6  # top-5 accuracy among five classes is always 1
 
 
@@ -109,7 +109,7 @@ def data_layer(config: NetConfig, data: DataEnds, spec: Any, *, test: bool) -> A
         transform["mean_value"] = list(data.mean)
     return spec.layers.Data(
         ntop=2,
-        include=dict(phase=PHASE_TEST if test else PHASE_TRAIN),
+        include=dict(phase=graph.TEST if test else graph.TRAIN),
         transform_param=transform,
         source=data.test_source if test else data.source,
         batch_size=config.test_batch_size if test else config.batch_size,
@@ -120,7 +120,7 @@ def data_layer(config: NetConfig, data: DataEnds, spec: Any, *, test: bool) -> A
 def add_loss(n: Any, scores: Any, classes: int, spec: Any) -> None:
     """Softmax loss, and in TEST the top-1 and top-5 accuracies."""
     n.loss = spec.layers.SoftmaxWithLoss(scores, n.label)
-    in_test = dict(phase=PHASE_TEST)
+    in_test = dict(phase=graph.TEST)
     n["accuracy/top1"] = spec.layers.Accuracy(scores, n.label, include=in_test)
     if classes >= TOP5_NEEDS_CLASSES:
         n["accuracy/top5"] = spec.layers.Accuracy(scores, n.label, include=in_test, top_k=5)

@@ -6,17 +6,17 @@ Paths inside prototxts are taken from the current directory, as Caffe takes them
 from __future__ import annotations
 
 import os
-from typing import Any, Collection, Iterator, List, NamedTuple, Optional
+from typing import Any, Collection, List, NamedTuple, Optional
 
 from google.protobuf.message import DecodeError
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
+from prototxt_gen.core.graph import TEST, TRAIN, layers_in
 from prototxt_gen.core.io import read_message
 from prototxt_gen.train.lmdb_file import inspect_lmdb
 
-# Phase, SolverParameter.SolverMode and DataParameter.DB as the schema numbers them.
-TRAIN, TEST = 0, 1
+# SolverParameter.SolverMode and DataParameter.DB as the schema numbers them.
 CPU, GPU = 0, 1
 LEVELDB, LMDB = 0, 1
 
@@ -94,33 +94,13 @@ def _place_hint(path: str, beside: str) -> str:
     return ""
 
 
-def layers_used(net: Any, state: Any) -> Iterator[Any]:
-    """Yield the layers that are in the net in this state, after Caffe's Net::FilterNet."""
-    for layer in net.layer:
-        if layer.include:
-            if any(_meets(state, rule) for rule in layer.include):
-                yield layer
-        elif not any(_meets(state, rule) for rule in layer.exclude):
-            yield layer
-
-
-def _meets(state: Any, rule: Any) -> bool:
-    return not (
-        (rule.HasField("phase") and rule.phase != state.phase)
-        or (rule.HasField("min_level") and state.level < rule.min_level)
-        or (rule.HasField("max_level") and state.level > rule.max_level)
-        or any(stage not in state.stage for stage in rule.stage)
-        or any(stage in state.stage for stage in rule.not_stage)
-    )
-
-
 def check_net(used: UsedNet, solver_path: str, layer_types: Collection[str]) -> None:
     """Check that this Caffe has every layer of a net, and that the data its layers read is there and whole.
 
     ``layer_types`` are those of the Caffe that will run; when empty they are not known and not checked.
     """
     beside = os.path.dirname(solver_path)
-    for layer in layers_used(used.net, used.state):
+    for layer in layers_in(used.net, used.state):
         if layer_types and layer.type not in layer_types:
             hint = BUILD_HINT if layer.type in OWN_LAYERS else did_you_mean(layer.type, layer_types)
             raise Error(f"layer '{layer.name}' has the type '{layer.type}', which this Caffe lacks", used.where, hint)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Mapping, Optional, Tuple
 
+from prototxt_gen.core import graph
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.io import loads
@@ -99,19 +100,15 @@ def default_preset(net_name: str) -> str:
 
 def facts_of_net(net: Any, where: str) -> NetFacts:
     """Read the batch sizes off the Data layers of a train_val net."""
-    batches: Dict[int, int] = {}
-    phases = DEFAULT_DIALECT.message("NetState").DESCRIPTOR.fields_by_name["phase"].enum_type.values_by_name
-    for layer in net.layer:
-        if not layer.data_param.batch_size:
-            continue
-        for phase in (phases["TRAIN"].number, phases["TEST"].number):
-            if not layer.include or any(rule.phase == phase for rule in layer.include if rule.HasField("phase")):
-                batches.setdefault(phase, layer.data_param.batch_size)
-    for phase, name in ((phases["TRAIN"].number, "TRAIN"), (phases["TEST"].number, "TEST")):
-        if phase not in batches:
+    batches = []
+    for phase, name in ((graph.TRAIN, "TRAIN"), (graph.TEST, "TEST")):
+        layers = graph.layers_in(net, graph.net_state(phase, net))
+        sizes = [layer.data_param.batch_size for layer in layers if layer.data_param.batch_size]
+        if not sizes:
             raise Error(f"the net has no Data layer with a batch size in phase {name}", where,
                         "a solver needs a train_val net: prototxt-gen NETWORK writes one")
-    return NetFacts(net.name, batches[phases["TRAIN"].number], batches[phases["TEST"].number])
+        batches.append(sizes[0])
+    return NetFacts(net.name, *batches)
 
 
 def render_solver(
