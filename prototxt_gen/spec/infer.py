@@ -10,12 +10,15 @@ import importlib
 import math
 import pkgutil
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.core.graph import insert_splits, layers_in, net_state
+from prototxt_gen.core.graph import TRAIN, insert_splits, layers_in, net_state
+from prototxt_gen.spec.shapes import Misfit, Shape, check, format_shape, plural
 
-Shape = Tuple[int, ...]
+__all__ = ["Buffer", "LayerInfo", "Made", "Misfit", "NetInfo", "Param", "Place", "Shape", "format_shape", "infer", "rules"]
+
+AUTOMATIC = "(automatic)"  # Caffe's name for the top of a loss that gives none
 
 
 class Param(NamedTuple):
@@ -54,31 +57,37 @@ class Place(NamedTuple):
     phase: int
     given: Mapping[str, Shape]
 
-
-class Misfit(Exception):
-    """Raised by a rule: the layer cannot be set up on these bottoms. ``infer`` adds which layer it is."""
-
-    def __init__(self, what: str, hint: str = "") -> None:
-        super().__init__(what)
-        self.hint = hint
+    @property
+    def is_train(self) -> bool:
+        """True in the phase TRAIN."""
+        return self.phase == TRAIN
 
 
 Rule = Callable[[Any, Sequence[Shape], Place], Made]
+Number = Union[int, Tuple[int, Optional[int]]]  # exactly so many, or (at least, at most)
+
+
+class Owner(NamedTuple):
+    """A rule and how many bottoms and tops Caffe demands of its layer type."""
+
+    rule: Rule
+    bottoms: Number
+    tops: Number
 
 
 class Rules:
     """The rules by layer type: one owner each."""
 
     def __init__(self) -> None:
-        self._rules: Dict[str, Rule] = {}
+        self._owners: Dict[str, Owner] = {}
 
-    def add(self, *types: str) -> Callable[[Rule], Rule]:
-        """Register a rule for one or more layer types."""
+    def add(self, *types: str, bottoms: Number = (0, None), tops: Number = (0, None)) -> Callable[[Rule], Rule]:
+        """Register a rule for one or more layer types, with the numbers of bottoms and tops that they take."""
         def register(rule: Rule) -> Rule:
             for name in types:
-                if name in self._rules:
+                if name in self._owners:
                     raise ValueError(f"layer type '{name}' has a rule already")
-                self._rules[name] = rule
+                self._owners[name] = Owner(rule, bottoms, tops)
             return rule
 
         return register
@@ -87,19 +96,40 @@ class Rules:
         return name in self._all()
 
     def __getitem__(self, name: str) -> Rule:
-        return self._all()[name]
+        return self._all()[name].rule
 
     def types(self) -> List[str]:
         """Return the names of all layer types with a rule."""
         return sorted(self._all())
 
-    def _all(self) -> Dict[str, Rule]:
-        if not self._rules:
+    def apply(self, layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
+        """Return what a layer of a known type makes; raise Misfit where Caffe would refuse to set it up."""
+        owner = self._all()[layer.type]
+        _check_number("bottom", len(layer.bottom), owner.bottoms)
+        # Caffe makes up the tops of a loss that are missing.
+        if layer.top or not layer.type.endswith("Loss"):
+            _check_number("top", len(layer.top), owner.tops)
+        made = owner.rule(layer, bottoms, place)
+        for shape in [*made.tops, *(param.shape for param in made.params)]:
+            check(shape)
+        return made
+
+    def _all(self) -> Dict[str, Owner]:
+        if not self._owners:
             from prototxt_gen.spec import ops
 
             for module in pkgutil.iter_modules(ops.__path__):
                 importlib.import_module(f"{ops.__name__}.{module.name}")
-        return self._rules
+        return self._owners
+
+
+def _check_number(what: str, found: int, wanted: Number) -> None:
+    least, most = (wanted, wanted) if isinstance(wanted, int) else wanted
+    if found < least or (most is not None and found > most):
+        number = plural(least, what) if least == most else f"at least {plural(least, what)}"
+        if most is not None and most != least:
+            number = f"{least} to {plural(most, what)}"
+        raise Misfit(f"it takes {number}, not {found}")
 
 
 rules = Rules()
@@ -216,7 +246,8 @@ def _infer_layer(
     in_place = tuple(i for i, name in enumerate(layer.top) if i < len(layer.bottom) and layer.bottom[i] == name)
     for i, name in enumerate(layer.top):
         if name in blobs and i not in in_place:
-            raise Error(f"layer '{layer.name}' ({layer.type}) makes blob '{name}', which is made already", where)
+            what = f"layer '{layer.name}' ({layer.type}) makes blob '{name}', which is made already"
+            raise Error(what, where)
     made = _apply(layer, bottoms, place, allow_unknown, where)
     known = made is not None
     made = made or Made([None] * len(layer.top))
@@ -238,20 +269,13 @@ def _apply(layer: Any, bottoms: List[Optional[Shape]], place: Place, allow_unkno
     if any(shape is None for shape in bottoms):
         return None
     try:
-        made = rules[layer.type](layer, bottoms, place)
+        made = rules.apply(layer, bottoms, place)
     except Misfit as misfit:
         shapes = ", ".join(f"'{name}' {format_shape(shape)}" for name, shape in zip(layer.bottom, bottoms))
         raise Error(f"{label}: {misfit}" + (f"; it reads {shapes}" if shapes else ""), where, misfit.hint) from None
     if len(made.tops) != len(layer.top) and layer.top:
         raise Error(f"{label} has {len(layer.top)} tops, and makes {len(made.tops)}", where)
     return made
-
-
-def format_shape(shape: Optional[Shape]) -> str:
-    """Return a shape as people write it: ``1x3x224x224``, ``scalar`` for no axes, ``?`` where unknown."""
-    if shape is None:
-        return "?"
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def _input_layers(net: Any, place: Place) -> List[Any]:

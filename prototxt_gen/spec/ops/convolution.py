@@ -8,7 +8,7 @@ from typing import Any, List, Sequence, Tuple
 from prototxt_gen.spec.infer import Buffer, Made, Misfit, Param, Place, Shape, rules
 
 
-@rules.add("Convolution")
+@rules.add("Convolution", bottoms=(1, None), tops=(1, None))
 def convolution(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     """(N, C, spatial) -> (N, num_output, spatial'), each bottom alike. Blobs: weights (out, C / group, kernel), bias (out,).
 

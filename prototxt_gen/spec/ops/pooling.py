@@ -1,0 +1,69 @@
+"""Pooling over windows."""
+
+from __future__ import annotations
+
+from typing import Any, List, Sequence, Tuple
+
+from prototxt_gen.spec.infer import Buffer, Made, Misfit, Place, Shape, rules
+from prototxt_gen.spec.shapes import count, planes
+
+Pair = Tuple[int, int]
+
+
+@rules.add("Pooling", bottoms=1, tops=(1, None))
+def pooling(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
+    """(N, C, H, W) -> (N, C, H', W'); a second top of MAX holds which value won, else the layer keeps that.
+
+    H' = (H + 2 pad - kernel) / stride + 1, rounded up unless round_mode is FLOOR; where there is padding, a last window
+    that would start behind the bottom and its leading padding is dropped.
+    """
+    param = layer.pooling_param
+    batch, channels, *plane = planes(bottoms[0])
+    kernel, stride, pad = _window(param, plane)
+    top = (batch, channels, *pooled(plane, kernel, stride, pad, param.round_mode == param.FLOOR))
+    if len(layer.top) > 2:
+        raise Misfit(f"it makes at most 2 tops, not {len(layer.top)}")
+    keeps_index = param.pool == param.MAX and len(layer.top) == 1
+    return Made([top] * len(layer.top), buffers=[Buffer("max_index", count(top))] if keeps_index else [])
+
+
+def pooled(plane: Sequence[int], kernel: Pair, stride: Pair, pad: Pair, floor: bool = False) -> List[int]:
+    """Return the height and width of a pooled plane."""
+    sizes = []
+    for size, k, s, p in zip(plane, kernel, stride, pad):
+        room = size + 2 * p - k
+        out = (room // s if floor else -(-room // s)) + 1
+        # Either axis's padding makes Caffe look at both.
+        if any(pad) and (out - 1) * s >= size + p:
+            out -= 1
+        sizes.append(out)
+    if any(out < 1 for out in sizes):
+        raise Misfit(f"its window {kernel[0]}x{kernel[1]} is larger than the plane {plane[0]}x{plane[1]}")
+    return sizes
+
+
+def _window(param: Any, plane: Sequence[int]) -> Tuple[Pair, Pair, Pair]:
+    """Return kernel, stride and pad, each (vertical, horizontal)."""
+    pairs = []
+    for name, short in (("kernel_size", "kernel"), ("stride", "stride"), ("pad", "pad")):
+        high, wide = f"{short}_h", f"{short}_w"
+        both = param.HasField(high), param.HasField(wide)
+        if any(both) and (param.HasField(name) or not all(both)):
+            raise Misfit(f"{short} is given by {name}, or by both {high} and {wide}")
+        single = getattr(param, name)
+        pairs.append((getattr(param, high), getattr(param, wide)) if all(both) else (single, single))
+    kernel, stride, pad = pairs
+    if param.global_pooling:
+        if param.HasField("kernel_size") or param.HasField("kernel_h") or stride != (1, 1) or pad != (0, 0):
+            raise Misfit("global_pooling takes the whole plane: no kernel, pad 0, stride 1")
+        kernel = (plane[0], plane[1])
+    if min(kernel) < 1:
+        raise Misfit("kernel_size is 0 or missing")
+    if min(stride) < 1:
+        raise Misfit("a stride is 0")
+    if any(pad):
+        if param.pool == param.STOCHASTIC:
+            raise Misfit("stochastic pooling takes no padding")
+        if any(p >= k for p, k in zip(pad, kernel)):
+            raise Misfit("its padding must be smaller than its kernel")
+    return kernel, stride, pad
