@@ -14,9 +14,11 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Opt
 
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TRAIN, insert_splits, layers_in, net_state
-from prototxt_gen.spec.shapes import Misfit, Shape, check, format_shape, plural
+from prototxt_gen.spec.shapes import Misfit, Shape, Unknown, check, format_shape, plural
 
-__all__ = ["Buffer", "LayerInfo", "Made", "Misfit", "NetInfo", "Param", "Place", "Shape", "format_shape", "infer", "rules"]
+__all__ = [
+    "Buffer", "LayerInfo", "Made", "Misfit", "NetInfo", "Param", "Place", "Shape", "format_shape", "infer", "rules",
+]
 
 AUTOMATIC = "(automatic)"  # Caffe's name for the top of a loss that gives none
 
@@ -112,6 +114,7 @@ class Rules:
         made = owner.rule(layer, bottoms, place)
         for shape in [*made.tops, *(param.shape for param in made.params)]:
             check(shape)
+        _check_lists(layer, made)
         return made
 
     def _all(self) -> Dict[str, Owner]:
@@ -130,6 +133,16 @@ def _check_number(what: str, found: int, wanted: Number) -> None:
         if most is not None and most != least:
             number = f"{least} to {plural(most, what)}"
         raise Misfit(f"it takes {number}, not {found}")
+
+
+def _check_lists(layer: Any, made: Made) -> None:
+    """Check the fields of a layer that go with its parameters, tops and bottoms, as Caffe does."""
+    if len(layer.param) > len(made.params):
+        raise Misfit(f"it has {len(layer.param)} param for {plural(len(made.params), 'parameter blob')}")
+    if len(layer.loss_weight) not in (0, len(made.tops)):
+        raise Misfit(f"it has {len(layer.loss_weight)} loss_weight for {plural(len(made.tops), 'top')}")
+    if len(layer.propagate_down) not in (0, len(layer.bottom)):
+        raise Misfit(f"it has {len(layer.propagate_down)} propagate_down for {plural(len(layer.bottom), 'bottom')}")
 
 
 rules = Rules()
@@ -229,10 +242,12 @@ def infer(
     _check_bottoms(layers, where)
     blobs: Dict[str, Optional[Shape]] = {}
     infos: List[LayerInfo] = []
+    owners: Dict[str, Tuple[LayerInfo, Shape]] = {}
     original = {layer.name for layer in layers}
     for layer in insert_splits(layers):
         inserted = layer.type == "Split" and layer.name not in original
         info = _infer_layer(layer, blobs, place, allow_unknown, inserted, where)
+        _check_sharing(info, owners, where)
         for name, shape in zip(info.tops, info.top_shapes):
             blobs[name] = shape
         infos.append(info)
@@ -251,8 +266,9 @@ def _infer_layer(
     made = _apply(layer, bottoms, place, allow_unknown, where)
     known = made is not None
     made = made or Made([None] * len(layer.top))
+    tops = tuple(layer.top) or (AUTOMATIC,) * len(made.tops)
     return LayerInfo(
-        layer.name, layer.type, tuple(layer.bottom), tuple(layer.top), tuple(bottoms),
+        layer.name, layer.type, tuple(layer.bottom), tops, tuple(bottoms),
         tuple(None if shape is None else tuple(shape) for shape in made.tops), tuple(made.params), made.macs,
         tuple(made.buffers), in_place, inserted, known, layer,
     )
@@ -271,10 +287,10 @@ def _apply(layer: Any, bottoms: List[Optional[Shape]], place: Place, allow_unkno
     try:
         made = rules.apply(layer, bottoms, place)
     except Misfit as misfit:
+        if allow_unknown and isinstance(misfit, Unknown):
+            return None
         shapes = ", ".join(f"'{name}' {format_shape(shape)}" for name, shape in zip(layer.bottom, bottoms))
         raise Error(f"{label}: {misfit}" + (f"; it reads {shapes}" if shapes else ""), where, misfit.hint) from None
-    if len(made.tops) != len(layer.top) and layer.top:
-        raise Error(f"{label} has {len(layer.top)} tops, and makes {len(made.tops)}", where)
     return made
 
 
@@ -293,6 +309,18 @@ def _input_layers(net: Any, place: Place) -> List[Any]:
         else:
             shape.dim.extend(dims)
     return [layer]
+
+
+def _check_sharing(info: LayerInfo, owners: Dict[str, Tuple[LayerInfo, Shape]], where: str) -> None:
+    """Layers may share a parameter by its name: of one shape, or of one count where share_mode is PERMISSIVE."""
+    for spec, param in zip(info.layer.param, info.params):
+        if not spec.name:
+            continue
+        owner, shape = owners.setdefault(spec.name, (info, param.shape))
+        permissive = spec.share_mode == spec.PERMISSIVE
+        if shape != param.shape and not (permissive and math.prod(shape) == math.prod(param.shape)):
+            what = f"layer '{info.name}' ({info.type}) shares parameter '{spec.name}' of layer '{owner.name}'"
+            raise Error(f"{what}: {format_shape(param.shape)} here, {format_shape(shape)} there", where)
 
 
 def _check_bottoms(layers: Sequence[Any], where: str) -> None:

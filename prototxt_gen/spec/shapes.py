@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 Shape = Tuple[int, ...]
 
@@ -17,6 +17,10 @@ class Misfit(Exception):
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(what)
         self.hint = hint
+
+
+class Unknown(Misfit):
+    """Raised by a rule: what the layer makes stands in no prototxt. ``infer`` may leave a gap there."""
 
 
 def count(shape: Sequence[int], start: int = 0, end: Optional[int] = None) -> int:
@@ -60,6 +64,12 @@ def format_shape(shape: Optional[Sequence[int]]) -> str:
     if shape is None:
         return "?"
     return "x".join(map(str, shape)) or "scalar"
+
+
+def not_in_place(layer: Any) -> None:
+    """Raise Misfit where a layer of a type that cannot work in place is made to."""
+    if set(layer.bottom) & set(layer.top):
+        raise Misfit("it cannot work in place")
 
 
 def plural(number: int, one: str, many: str = "") -> str:

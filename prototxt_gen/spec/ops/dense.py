@@ -12,7 +12,7 @@ from prototxt_gen.spec.shapes import axis_of, count
 def inner_product(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     """(outer..., K...) -> (outer..., num_output), K... being the axes from ``axis`` on.
 
-    Blobs: weights (num_output, K), or (K, num_output) when transposed; bias (num_output,). MACs: outer x K x num_output.
+    Blobs: weights (num_output, K), transposed (K, num_output); bias (num_output,). MACs: outer x K x num_output.
     """
     param = layer.inner_product_param
     axis = axis_of(bottoms[0], param.axis)

@@ -1,7 +1,8 @@
-"""Pooling over windows."""
+"""Pooling over windows, and over a pyramid of them."""
 
 from __future__ import annotations
 
+import math
 from typing import Any, List, Sequence, Tuple
 
 from prototxt_gen.spec.infer import Buffer, Made, Misfit, Place, Shape, rules
@@ -25,6 +26,34 @@ def pooling(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
         raise Misfit(f"it makes at most 2 tops, not {len(layer.top)}")
     keeps_index = param.pool == param.MAX and len(layer.top) == 1
     return Made([top] * len(layer.top), buffers=[Buffer("max_index", count(top))] if keeps_index else [])
+
+
+@rules.add("SPP", bottoms=1, tops=1)
+def spp(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
+    """Spatial pyramid pooling: (N, C, H, W) -> (N, C x bins), or (N, C, 1, 1) where the pyramid has one level.
+
+    Level l asks for 2^l x 2^l bins: kernel = stride = H / 2^l rounded up, pad = half of what the bins reach too far,
+    rounded up; what pooling makes of it may be fewer.
+    """
+    param = layer.spp_param
+    batch, channels, *plane = planes(bottoms[0])
+    if not 1 <= param.pyramid_height <= 31:
+        raise Misfit("pyramid_height must lie between 1 and 31")
+    if min(plane) < 1:
+        raise Misfit("its bottom holds no values")
+    bins = []
+    for level in range(param.pyramid_height):
+        kernel = tuple(-(-size // 2**level) for size in plane)
+        pad = tuple((k * 2**level - size + 1) // 2 for k, size in zip(kernel, plane))
+        _check_pad(pad, kernel)
+        bins.append(math.prod(pooled(plane, kernel, kernel, pad)))
+    pooled_values = batch * channels * sum(bins)
+    buffers = [Buffer("max_index", pooled_values)] if param.pool == param.MAX else []
+    if len(bins) == 1:
+        return Made([(batch, channels, 1, 1)], buffers=buffers)
+    buffers += [Buffer("pooled", pooled_values), Buffer("pooled_diff", pooled_values, diff=True),
+                Buffer("split_diff", len(bins) * count(bottoms[0]), diff=True)]
+    return Made([(batch, channels * sum(bins))], buffers=buffers)
 
 
 def pooled(plane: Sequence[int], kernel: Pair, stride: Pair, pad: Pair, floor: bool = False) -> List[int]:
@@ -64,6 +93,10 @@ def _window(param: Any, plane: Sequence[int]) -> Tuple[Pair, Pair, Pair]:
     if any(pad):
         if param.pool == param.STOCHASTIC:
             raise Misfit("stochastic pooling takes no padding")
-        if any(p >= k for p, k in zip(pad, kernel)):
-            raise Misfit("its padding must be smaller than its kernel")
+        _check_pad(pad, kernel)
     return kernel, stride, pad
+
+
+def _check_pad(pad: Pair, kernel: Pair) -> None:
+    if any(pad) and any(p >= k for p, k in zip(pad, kernel)):
+        raise Misfit("its padding must be smaller than its kernel")
