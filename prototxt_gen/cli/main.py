@@ -20,6 +20,8 @@ from prototxt_gen.nets.configs import NETWORKS
 # Imported when called for: a network is generated without loading what trains it.
 COMMANDS = {
     "list": "prototxt_gen.cli.network:list_networks",
+    "summary": "prototxt_gen.cli.summary:summary",
+    "check": "prototxt_gen.cli.check:check",
     "solver": "prototxt_gen.cli.solver:solver",
     "data": "prototxt_gen.cli.data:data",
     "train": "prototxt_gen.cli.train:train",

@@ -1,0 +1,176 @@
+"""Memory of a training step or a forward pass, by what Caffe allocates and when.
+
+Caffe allocates a blob's data and its difference when each is first touched, and both stay. Facts used here, from the
+sources of BVLC Caffe 1.0: a top in place of its bottom has no memory of its own; Split, Reshape and Flatten share their
+bottom's data; a data layer's top borrows one of the prefetched batches; a difference exists where the backward pass
+reaches, and every output of a Split has its own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, List, Set
+
+from prototxt_gen.core.errors import Error, did_you_mean
+from prototxt_gen.core.graph import TRAIN
+from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
+
+FLOAT_BYTES = 4
+# Arrays of a parameter's size that each solver type keeps beside data and difference, on the CPU.
+SOLVER_ARRAYS = {"SGD": 1, "Nesterov": 2, "AdaGrad": 2, "RMSProp": 2, "AdaDelta": 4, "Adam": 3}
+PREFETCHING = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
+IMAGE_PREFETCH = 4  # batches; Data has a field for it
+SHARES_DATA = {"Split", "Reshape", "Flatten"}
+SHARES_DIFF = {"Reshape", "Flatten"}
+SINGLE_SHARES = {"Concat": "bottom_shapes", "Slice": "top_shapes"}  # with one bottom or top they share everything
+FORK_BN_ARRAYS = 2  # of the input's size: one for broadcasting, one for the normalised input
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by purpose. ``fork_bn`` is what BN of the authors' fork would keep besides; it is not part of the total."""
+
+    activations: int
+    differences: int
+    splits: int  # differences of the outputs of Splits
+    prefetch: int
+    buffers: int
+    parameters: int
+    parameter_differences: int
+    solver: int
+    fork_bn: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of everything together."""
+        return sum(self.by_purpose().values())
+
+    def by_purpose(self) -> Dict[str, int]:
+        """Return the parts of the total by their names."""
+        return {
+            "activations": self.activations,
+            "differences": self.differences,
+            "differences of Splits": self.splits,
+            "prefetched batches": self.prefetch,
+            "layer buffers": self.buffers,
+            "parameters": self.parameters,
+            "parameter differences": self.parameter_differences,
+            "solver history": self.solver,
+        }
+
+
+def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
+    """Return what a net needs: in TRAIN for forward, backward and update with a solver type, in TEST for forward.
+
+    Raises Error where a layer is unknown, since nothing can be said of the total then.
+    """
+    if solver not in SOLVER_ARRAYS:
+        raise Error(f"no solver type is called '{solver}'", hint=did_you_mean(solver, SOLVER_ARRAYS))
+    if info.unknown:
+        first = info.unknown[0]
+        raise Error(f"the memory of layer '{first.name}' ({first.type}) is unknown", hint="every layer needs a rule for this")
+    trains = info.phase == TRAIN
+    backward = _backward_blobs(info) if trains else set()
+    activations = differences = splits = prefetch = buffers = fork_bn = 0
+    for layer in info.layers:
+        for position, (name, shape) in enumerate(zip(layer.tops, layer.top_shapes)):
+            if position in layer.in_place:
+                continue
+            values = math.prod(shape or ())
+            if layer.type in PREFETCHING:
+                prefetch += values * _prefetched(layer)
+            elif not _shares_data(layer):
+                activations += values
+            if name in backward and not _shares_diff(layer):
+                if layer.type == "Split":
+                    splits += values
+                else:
+                    differences += values
+        buffers += sum(one.values for one in layer.buffers if trains or not one.diff)
+        if layer.type == "BN":
+            fork_bn += FORK_BN_ARRAYS * math.prod(layer.bottom_shapes[0] or ())
+    parameters = info.learnable + info.statistics
+    return Memory(*(FLOAT_BYTES * values for values in (
+        activations, differences, splits, prefetch, buffers, parameters, parameters if trains else 0,
+        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn,
+    )))
+
+
+def _prefetched(layer: LayerInfo) -> int:
+    """Return how many batches a data layer holds."""
+    return layer.layer.data_param.prefetch if layer.type == "Data" else IMAGE_PREFETCH
+
+
+def _shares_data(layer: LayerInfo) -> bool:
+    return layer.type in SHARES_DATA or _is_single(layer)
+
+
+def _shares_diff(layer: LayerInfo) -> bool:
+    return layer.type in SHARES_DIFF or _is_single(layer)
+
+
+def _is_single(layer: LayerInfo) -> bool:
+    return layer.type in SINGLE_SHARES and len(getattr(layer, SINGLE_SHARES[layer.type])) == 1
+
+
+def _backward_blobs(info: NetInfo) -> Set[str]:
+    """Return the blobs that get a difference: they lie between something that learns and a loss, as Net::Init finds."""
+    needs: Set[str] = set()
+    learns: List[bool] = []
+    for layer in info.layers:
+        settings = [layer.layer.param[i].lr_mult if i < len(layer.layer.param) else 1 for i in range(len(layer.params))]
+        learning = any(lr_mult != 0 for lr_mult in settings) or any(name in needs for name in layer.bottoms)
+        learns.append(learning)
+        if learning:
+            needs.update(layer.tops)
+    under_loss: Set[str] = set()
+    for layer, learning in zip(reversed(info.layers), reversed(learns)):
+        if learning and (_is_loss(layer) or any(name in under_loss for name in layer.tops)):
+            under_loss.update(layer.tops)
+            under_loss.update(name for name in layer.bottoms if name in needs)
+    return needs & under_loss
+
+
+def _is_loss(layer: LayerInfo) -> bool:
+    return any(layer.layer.loss_weight) if layer.layer.loss_weight else layer.type.endswith("Loss")
+
+
+def with_batch(net: Any, batch: int) -> Any:
+    """Return a copy of a net whose data layers and inputs hold ``batch`` items."""
+    copy = type(net)()
+    copy.CopyFrom(net)
+    for index in range(0, len(copy.input_dim), 4):
+        copy.input_dim[index] = batch
+    for shape in copy.input_shape:
+        shape.dim[0] = batch
+    for layer in copy.layer:
+        for name in ("data_param", "image_data_param", "memory_data_param", "hdf5_data_param", "window_data_param"):
+            if layer.HasField(name):
+                getattr(layer, name).batch_size = batch
+        for shape in [*layer.input_param.shape, *layer.dummy_data_param.shape]:
+            if shape.dim:
+                shape.dim[0] = batch
+        for index in range(len(layer.dummy_data_param.num)):
+            layer.dummy_data_param.num[index] = batch
+    return copy
+
+
+def largest_batch(net: Any, limit_bytes: int, phase: int, solver: str = "Nesterov", **options: Any) -> int:
+    """Return the largest batch whose memory is at most ``limit_bytes``; 0 where not even one item fits.
+
+    ``options`` are those of ``infer``. Memory grows with the batch, so that bisection finds the limit.
+    """
+    def fits(batch: int) -> bool:
+        return memory(infer(with_batch(net, batch), phase, **options), solver).total <= limit_bytes
+
+    if not fits(1):
+        return 0
+    high = 2
+    while high < 2**20 and fits(high):
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
