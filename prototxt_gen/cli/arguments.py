@@ -27,8 +27,8 @@ def read_net_file(net: str) -> Model:
 def load_net(argument: str, quiet: bool = False) -> Model:
     """Return the net that a NET argument means: a file, ``-``, or a network's name for its training net.
 
-    A file is prototxt text or a binary NetParameter, such as a caffemodel. An old net is upgraded, with a note on stderr
-    unless ``quiet``. A network's name wins over a file of that name; ``./NAME`` is the file.
+    A file is prototxt text or a binary NetParameter, such as a caffemodel. An old net is upgraded, with a note on
+    stderr unless ``quiet``. A network's name wins over a file of that name; ``./NAME`` is the file.
     """
     if argument in NETWORKS:
         from prototxt_gen.nets.builder import DataEnds, build

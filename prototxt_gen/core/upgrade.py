@@ -1,8 +1,8 @@
-"""Old nets and solvers in today's form, as Caffe's own upgrade makes it on reading (``src/caffe/util/upgrade_proto.cpp``).
+"""Old nets and solvers in today's form, as Caffe's upgrade makes it on reading (``src/caffe/util/upgrade_proto.cpp``).
 
 The ages, oldest first: V0 (``layers { layer { type: "conv" } }``), V1 (``layers { type: CONVOLUTION }``) with data
-transformation in the data messages, ``input`` with ``input_dim`` or ``input_shape``, BatchNorm layers with three blocks of
-``param``; solvers with the enum ``solver_type``.
+transformation in the data messages, ``input`` with ``input_dim`` or ``input_shape``, BatchNorm layers with three
+blocks of ``param``; solvers with the enum ``solver_type``.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def upgrade_net(net: Any, where: str = "") -> Upgraded:
 
 
 def upgrade_solver(solver: Any, where: str = "") -> Upgraded:
-    """Return a SolverParameter with ``type`` in place of the enum ``solver_type``; the given one itself if it has none."""
+    """Return a SolverParameter with ``type`` in place of the enum ``solver_type``: the given one if it has none."""
     if not solver.HasField("solver_type"):
         return Upgraded(solver, ())
     if solver.HasField("type"):
@@ -95,8 +95,8 @@ def _without_padding(net: Any, where: str) -> Any:
             if old.layer.type not in ("conv", "pool"):
                 raise Error(f"{label} reads padding layer '{source.layer.name}'; only conv and pool may", where)
             if not len(old.bottom) == len(source.bottom) == len(source.top) == 1:
-                raise Error(f"{label} reads padding layer '{source.layer.name}': both take one bottom, and padding makes "
-                            "one top", where)
+                raise Error(f"{label} reads padding layer '{source.layer.name}': both take one bottom, "
+                            "and padding makes one top", where)
             layer.layer.pad = source.layer.pad
             layer.bottom[position] = source.bottom[0]
         maker.update(dict.fromkeys(old.top, index))
