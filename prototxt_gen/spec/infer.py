@@ -139,7 +139,10 @@ def _check_lists(layer: Any, made: Made) -> None:
     """Check the fields of a layer that go with its parameters, tops and bottoms, as Caffe does."""
     if len(layer.param) > len(made.params):
         raise Misfit(f"it has {len(layer.param)} param for {plural(len(made.params), 'parameter blob')}")
-    if len(layer.loss_weight) not in (0, len(made.tops)):
+    # A loss without loss_weight gives itself one, and Caffe demands one for each top.
+    weights = layer.loss_weight or [made.loss] * bool(made.loss)
+    # A Split that was inserted carries the weight of its first top only.
+    if layer.type != "Split" and len(weights) not in (0, len(made.tops)):
         raise Misfit(f"it has {len(layer.loss_weight)} loss_weight for {plural(len(made.tops), 'top')}")
     if len(layer.propagate_down) not in (0, len(layer.bottom)):
         raise Misfit(f"it has {len(layer.propagate_down)} propagate_down for {plural(len(layer.bottom), 'bottom')}")

@@ -16,13 +16,19 @@ def softmax(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
 
 @rules.add("SoftmaxWithLoss", bottoms=2, tops=(1, 2))
 def softmax_with_loss(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
-    """Scores (outer..., C, inner...) and outer x inner labels -> scalar; a second top is the softmax."""
+    """Scores (outer..., C, inner...) and outer x inner labels -> scalar.
+
+    Caffe 1.0 declares a second top, the softmax, and then refuses every net that has one: it demands a loss_weight for
+    each top, and hands both on to an inner Softmax that has one top.
+    """
+    if len(layer.top) == 2:
+        raise Misfit("Caffe cannot set up its second top", "a Softmax layer beside it makes the probabilities")
     scores = bottoms[0]
     axis = axis_of(scores, layer.softmax_param.axis)
     _same_batch(bottoms)
     _one_label_each(bottoms, axis)
     buffers = [Buffer("prob", count(scores)), *_softmax_buffers(scores, axis)]
-    return Made([(), scores][: max(1, len(layer.top))], buffers=buffers, loss=1)
+    return _loss(*buffers)
 
 
 @rules.add("Accuracy", bottoms=2, tops=(1, 2))
@@ -76,7 +82,7 @@ def multinomial_logistic_loss(layer: Any, bottoms: Sequence[Shape], place: Place
 def infogain_loss(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     """Scores (outer..., C, inner...), outer x inner labels and a C x C matrix (or a file of it) -> scalar.
 
-    A second top is the softmax.
+    A second top is the softmax; then each top needs a loss_weight.
     """
     param, scores = layer.infogain_loss_param, bottoms[0]
     axis = axis_of(scores, param.axis)
