@@ -29,10 +29,12 @@ print(build(NETWORKS["attention56"], spec=caffe.net_spec).dumps(), end="")
 
 
 def cpu_seconds(command: List[str], environment: Optional[Dict[str, str]] = None) -> float:
-    """Run a command; return the user and system seconds it took."""
+    """Run a command that answers yes or no; return the user and system seconds it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode not in (0, 1):
+        raise click.ClickException(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
