@@ -1,20 +1,19 @@
 """Shapes, parameters and multiply-adds of a net, computed without running it.
 
 ``infer`` walks the layers as Caffe's Net::Init does (state filter, Split insertion, blobs by name) and asks the rule of
-each layer type for what it makes. A rule is a function registered with ``@rules.add``; the rules live in ``spec.ops``.
+each layer type for what it makes (``spec.rules``).
 """
 
 from __future__ import annotations
 
-import importlib
 import math
-import pkgutil
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.core.graph import TRAIN, insert_splits, layers_in, net_state
-from prototxt_gen.spec.shapes import Misfit, Shape, Unknown, check, format_shape, plural
+from prototxt_gen.core.graph import insert_splits, layers_in, net_state
+from prototxt_gen.spec.rules import Buffer, Made, Param, Place, rules
+from prototxt_gen.spec.shapes import Misfit, Shape, Unknown, format_shape
 
 __all__ = [
     "Buffer", "LayerInfo", "Made", "Misfit", "NetInfo", "Param", "Place", "Shape", "format_shape", "infer", "rules",
@@ -23,139 +22,12 @@ __all__ = [
 AUTOMATIC = "(automatic)"  # Caffe's name for the top of a loss that gives none
 
 
-class Param(NamedTuple):
-    """One parameter blob of a layer. A statistic is kept by the layer itself and not learned."""
-
-    shape: Shape
-    statistic: bool = False
-
-
-class Buffer(NamedTuple):
-    """Memory that a layer keeps for itself, in values of four bytes. ``diff``: only where a backward pass runs."""
-
-    name: str
-    values: int
-    diff: bool = False
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a rule says of one layer: shapes of its tops, parameter blobs in Caffe's order, multiply-adds, buffers.
-
-    ``macs`` counts the multiply-adds of matrix products and convolutions, as the paper's 'FLOPs' do; zero is written.
-    ``loss`` is the loss weight of the first top where the file gives none.
-    """
-
-    tops: Sequence[Shape]
-    params: Sequence[Param] = ()
-    macs: int = 0
-    buffers: Sequence[Buffer] = ()
-    loss: float = 0
-
-
-class Place(NamedTuple):
-    """Where a rule is applied. ``given`` maps tops to shapes that the caller knows and the file does not tell."""
-
-    phase: int
-    given: Mapping[str, Shape]
-
-    @property
-    def is_train(self) -> bool:
-        """True in the phase TRAIN."""
-        return self.phase == TRAIN
-
-
-Rule = Callable[[Any, Sequence[Shape], Place], Made]
-Number = Union[int, Tuple[int, Optional[int]]]  # exactly so many, or (at least, at most)
-
-
-class Owner(NamedTuple):
-    """A rule and how many bottoms and tops Caffe demands of its layer type."""
-
-    rule: Rule
-    bottoms: Number
-    tops: Number
-
-
-class Rules:
-    """The rules by layer type: one owner each."""
-
-    def __init__(self) -> None:
-        self._owners: Dict[str, Owner] = {}
-
-    def add(self, *types: str, bottoms: Number = (0, None), tops: Number = (0, None)) -> Callable[[Rule], Rule]:
-        """Register a rule for one or more layer types, with the numbers of bottoms and tops that they take."""
-        def register(rule: Rule) -> Rule:
-            for name in types:
-                if name in self._owners:
-                    raise ValueError(f"layer type '{name}' has a rule already")
-                self._owners[name] = Owner(rule, bottoms, tops)
-            return rule
-
-        return register
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._all()
-
-    def __getitem__(self, name: str) -> Rule:
-        return self._all()[name].rule
-
-    def types(self) -> List[str]:
-        """Return the names of all layer types with a rule."""
-        return sorted(self._all())
-
-    def apply(self, layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
-        """Return what a layer of a known type makes; raise Misfit where Caffe would refuse to set it up."""
-        owner = self._all()[layer.type]
-        _check_number("bottom", len(layer.bottom), owner.bottoms)
-        # Caffe makes up the tops of a loss that are missing.
-        if layer.top or not layer.type.endswith("Loss"):
-            _check_number("top", len(layer.top), owner.tops)
-        made = owner.rule(layer, bottoms, place)
-        for shape in [*made.tops, *(param.shape for param in made.params)]:
-            check(shape)
-        _check_lists(layer, made)
-        return made
-
-    def _all(self) -> Dict[str, Owner]:
-        if not self._owners:
-            from prototxt_gen.spec import ops
-
-            for module in pkgutil.iter_modules(ops.__path__):
-                importlib.import_module(f"{ops.__name__}.{module.name}")
-        return self._owners
-
-
-def _check_number(what: str, found: int, wanted: Number) -> None:
-    least, most = (wanted, wanted) if isinstance(wanted, int) else wanted
-    if found < least or (most is not None and found > most):
-        number = plural(least, what) if least == most else f"at least {plural(least, what)}"
-        if most is not None and most != least:
-            number = f"{least} to {plural(most, what)}"
-        raise Misfit(f"it takes {number}, not {found}")
-
-
-def _check_lists(layer: Any, made: Made) -> None:
-    """Check the fields of a layer that go with its parameters, tops and bottoms, as Caffe does."""
-    if len(layer.param) > len(made.params):
-        raise Misfit(f"it has {len(layer.param)} param for {plural(len(made.params), 'parameter blob')}")
-    # A loss without loss_weight gives itself one, and Caffe demands one for each top.
-    weights = layer.loss_weight or [made.loss] * bool(made.loss)
-    # A Split that was inserted carries the weight of its first top only.
-    if layer.type != "Split" and len(weights) not in (0, len(made.tops)):
-        raise Misfit(f"it has {len(layer.loss_weight)} loss_weight for {plural(len(made.tops), 'top')}")
-    if len(layer.propagate_down) not in (0, len(layer.bottom)):
-        raise Misfit(f"it has {len(layer.propagate_down)} propagate_down for {plural(len(layer.bottom), 'bottom')}")
-
-
-rules = Rules()
-
-
 @dataclass(frozen=True)
 class LayerInfo:
     """One layer as Caffe sets it up. ``bottoms`` and ``tops`` are blob names, the shapes stand in the same order.
 
-    ``made`` is None where no rule is known and gaps are allowed; a layer behind such a gap is unknown too.
+    ``known`` is false where gaps are allowed and no rule tells what the layer makes, or what it reads is unknown;
+    unknown shapes are None.
     ``in_place`` holds the positions of the tops that overwrite the bottom in the same position.
     """
 
@@ -244,15 +116,18 @@ def infer(
     layers = [*_input_layers(net, place), *layers_in(net, net_state(phase, net, stages, level))]
     _check_bottoms(layers, where)
     blobs: Dict[str, Optional[Shape]] = {}
+    makers: Dict[str, LayerInfo] = {}
     infos: List[LayerInfo] = []
     owners: Dict[str, Tuple[LayerInfo, Shape]] = {}
     original = {layer.name for layer in layers}
     for layer in insert_splits(layers):
         inserted = layer.type == "Split" and layer.name not in original
+        _check_tops(layer, makers, where)
         info = _infer_layer(layer, blobs, place, allow_unknown, inserted, where)
         _check_sharing(info, owners, where)
         for name, shape in zip(info.tops, info.top_shapes):
             blobs[name] = shape
+            makers[name] = info
         infos.append(info)
     return NetInfo(net.name, phase, tuple(infos), blobs)
 
@@ -262,10 +137,6 @@ def _infer_layer(
 ) -> LayerInfo:
     bottoms = [blobs[name] for name in layer.bottom]
     in_place = tuple(i for i, name in enumerate(layer.top) if i < len(layer.bottom) and layer.bottom[i] == name)
-    for i, name in enumerate(layer.top):
-        if name in blobs and i not in in_place:
-            what = f"layer '{layer.name}' ({layer.type}) makes blob '{name}', which is made already"
-            raise Error(what, where)
     made = _apply(layer, bottoms, place, allow_unknown, where)
     known = made is not None
     made = made or Made([None] * len(layer.top))
@@ -312,6 +183,19 @@ def _input_layers(net: Any, place: Place) -> List[Any]:
         else:
             shape.dim.extend(dims)
     return [layer]
+
+
+def _check_tops(layer: Any, makers: Mapping[str, LayerInfo], where: str) -> None:
+    """A blob has one maker; where it is read by several, a layer among them cannot work in place."""
+    fresh = [name for i, name in enumerate(layer.top) if i >= len(layer.bottom) or layer.bottom[i] != name]
+    for i, name in enumerate(fresh):
+        if name not in makers and name not in fresh[:i]:
+            continue
+        what, hint = f"layer '{layer.name}' ({layer.type}) makes blob '{name}'", "give its top a name of its own"
+        if any(makers[bottom].inserted and makers[bottom].bottoms[0] == name for bottom in layer.bottom):
+            raise Error(f"{what} in place, and other layers read that blob too", where, hint)
+        maker = makers[name].name if name in makers else layer.name
+        raise Error(f"{what}, which layer '{maker}' makes already", where, hint)
 
 
 def _check_sharing(info: LayerInfo, owners: Dict[str, Tuple[LayerInfo, Shape]], where: str) -> None:

@@ -15,7 +15,7 @@ def load_in_caffe(run_caffe_python, tmp_path_factory):
     def run(nets):
         folder = tmp_path_factory.mktemp("caffe_nets")
         jobs = [dict(net=text, phase=phase, folder=str(rest[0] if rest else folder),
-                     stages=list(rest[1]) if len(rest) > 1 else [], level=0) for text, phase, *rest in nets]
+                     stages=list(rest[1]) if len(rest) > 1 else []) for text, phase, *rest in nets]
         (folder / "jobs.json").write_text(json.dumps(jobs))
         run_caffe_python(SCRIPT, folder / "jobs.json", folder / "found.json")
         return json.loads((folder / "found.json").read_text())

@@ -1,7 +1,8 @@
 """Load nets in real Caffe, each in a forked process since a failed CHECK ends it: shapes of blobs and parameters.
 
-Arguments: a JSON file with a list of {"net": prototxt text, "phase": 0 or 1, "stages": [], "level": 0, "folder": path},
-and the file for the answers, one each: {"blobs": {name: shape}, "params": {layer: [shapes]}}, or null where Caffe ended.
+Arguments: a JSON file with a list of {"net": prototxt text, "phase": 0 or 1, "stages": [], "folder": path}, and the
+file for the answers: {"types": all layer types, "nets": [answer]}, each {"blobs": {name: shape}, "params": {layer:
+[shapes]}}, or null where Caffe ended.
 """
 
 import json
@@ -21,7 +22,7 @@ def load(job):
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
         file.write(job["net"])
         file.flush()
-        net = caffe.Net(file.name, job["phase"], stages=job["stages"], level=job["level"])
+        net = caffe.Net(file.name, job["phase"], stages=job["stages"])
     return {"blobs": {name: list(blob.shape) for name, blob in net.blobs.items()},
             "params": {name: [list(blob.shape) for blob in blobs] for name, blobs in net.params.items()}}
 

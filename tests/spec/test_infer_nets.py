@@ -149,11 +149,15 @@ def info_of(text, phase=TEST, **options):
 def test_macs_are_the_multiply_adds_of_the_direct_formulas():
     info = info_of("""
         layer { name: "in" type: "Input" top: "x" top: "t" top: "cont" top: "s" input_param {
-            shape { dim: 2 dim: 8 dim: 9 dim: 9 } shape { dim: 5 dim: 2 dim: 6 } shape { dim: 5 dim: 2 } shape { dim: 2 dim: 4 } } }
-        layer { name: "conv" type: "Convolution" bottom: "x" top: "conv" convolution_param { num_output: 12 kernel_size: 3 group: 4 } }
-        layer { name: "deconv" type: "Deconvolution" bottom: "x" top: "deconv" convolution_param { num_output: 6 kernel_size: 2 stride: 2 group: 2 } }
+            shape { dim: 2 dim: 8 dim: 9 dim: 9 } shape { dim: 5 dim: 2 dim: 6 } shape { dim: 5 dim: 2 }
+            shape { dim: 2 dim: 4 } } }
+        layer { name: "conv" type: "Convolution" bottom: "x" top: "conv"
+                convolution_param { num_output: 12 kernel_size: 3 group: 4 } }
+        layer { name: "deconv" type: "Deconvolution" bottom: "x" top: "deconv"
+                convolution_param { num_output: 6 kernel_size: 2 stride: 2 group: 2 } }
         layer { name: "fc" type: "InnerProduct" bottom: "t" top: "fc" inner_product_param { num_output: 3 axis: 2 } }
-        layer { name: "lstm" type: "LSTM" bottom: "t" bottom: "cont" bottom: "s" top: "lstm" recurrent_param { num_output: 7 } }
+        layer { name: "lstm" type: "LSTM" bottom: "t" bottom: "cont" bottom: "s" top: "lstm"
+                recurrent_param { num_output: 7 } }
         layer { name: "rnn" type: "RNN" bottom: "t" bottom: "cont" top: "rnn" recurrent_param { num_output: 7 } }
         layer { name: "embed" type: "Embed" bottom: "cont" top: "embed" embed_param { num_output: 7 input_dim: 50 } }
         layer { name: "scale" type: "Scale" bottom: "fc" top: "fc" }

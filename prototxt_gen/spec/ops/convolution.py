@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, List, Sequence, Tuple
 
-from prototxt_gen.spec.infer import Buffer, Made, Misfit, Param, Place, Shape, rules
+from prototxt_gen.spec.rules import Buffer, Made, Misfit, Param, Place, Shape, rules
 from prototxt_gen.spec.shapes import axis_of, count, format_shape
 
 
@@ -55,7 +55,7 @@ def im2col(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
 
 
 class _Window:
-    """The sizes that a ConvolutionParameter gives; ``axes`` holds (kernel, stride, pad, extent) of each spatial axis."""
+    """The sizes that a ConvolutionParameter gives; ``axes`` holds (kernel, stride, pad, extent) of each axis."""
 
     def __init__(self, param: Any, bottom: Shape) -> None:
         axis = axis_of(bottom, param.axis)

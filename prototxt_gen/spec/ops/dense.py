@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from prototxt_gen.spec.infer import Buffer, Made, Misfit, Param, Place, Shape, rules
+from prototxt_gen.spec.rules import Buffer, Made, Misfit, Param, Place, Shape, rules
 from prototxt_gen.spec.shapes import axis_of, count
 
 
@@ -15,6 +15,8 @@ def inner_product(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     Blobs: weights (num_output, K), transposed (K, num_output); bias (num_output,). MACs: outer x K x num_output.
     """
     param = layer.inner_product_param
+    if not param.num_output:
+        raise Misfit("num_output is 0 or missing")
     axis = axis_of(bottoms[0], param.axis)
     outer, inner = count(bottoms[0], 0, axis), count(bottoms[0], axis)
     weights = (inner, param.num_output) if param.transpose else (param.num_output, inner)

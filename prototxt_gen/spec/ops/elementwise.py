@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from prototxt_gen.spec.infer import Buffer, Made, Misfit, Param, Place, Shape, rules
-from prototxt_gen.spec.shapes import count, plural
+from prototxt_gen.spec.rules import Buffer, Made, Misfit, Param, Place, Shape, rules
+from prototxt_gen.spec.shapes import count, legacy, plural
 
 
 @rules.add("AbsVal", "BNLL", "Clip", "ELU", "Exp", "Log", "Power", "ReLU", "Sigmoid", "TanH", "Threshold",
@@ -30,10 +30,11 @@ def dropout(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
 
 @rules.add("PReLU", bottoms=1, tops=1)
 def prelu(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
-    """(N, C, ...) -> same. Blob: slope (C,), or a scalar when shared by the channels. In place it keeps its bottom."""
+    """(N, C, H, W) or fewer axes -> same. Blob: slope (C,), or a scalar for all. In place it keeps its bottom."""
     shape = bottoms[0]
     if len(shape) < 2:
         raise Misfit("its bottom must have at least 2 axes (N, C, ...)")
+    legacy(shape)
     buffers = [Buffer("multiplier", count(shape, 1))]
     if layer.bottom[0] == layer.top[0]:
         buffers.append(Buffer("bottom_copy", count(shape)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, List, Sequence
 
-from prototxt_gen.spec.infer import Buffer, Made, Misfit, Place, Shape, rules
+from prototxt_gen.spec.rules import Buffer, Made, Misfit, Place, Shape, rules
 from prototxt_gen.spec.shapes import axis_of, count, legacy
 
 

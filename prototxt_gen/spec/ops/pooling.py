@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, List, Sequence, Tuple
 
-from prototxt_gen.spec.infer import Buffer, Made, Misfit, Place, Shape, rules
+from prototxt_gen.spec.rules import Buffer, Made, Misfit, Place, Shape, rules
 from prototxt_gen.spec.shapes import count, planes
 
 Pair = Tuple[int, int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Sequence
 
-from prototxt_gen.spec.infer import Buffer, Made, Misfit, Param, Place, Shape, rules
+from prototxt_gen.spec.rules import Buffer, Made, Misfit, Param, Place, Shape, rules
 from prototxt_gen.spec.shapes import count
 
 
