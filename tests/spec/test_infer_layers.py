@@ -149,20 +149,20 @@ def check(load_in_caffe, cases):
         if mine != theirs:
             wrong.append(f"{json.dumps(case)}: {mine and mine['blobs']['top']} {theirs and theirs['blobs']['top']}")
     assert not wrong, "\n".join(wrong)
-    assert 0 < sound < len(cases)
+    assert sound
 
 
-without_shrinking = settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate],
+without_shrinking = settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate],
                              suppress_health_check=list(HealthCheck))
 
 
 @without_shrinking
-@given(cases=st.lists(plane_layers, min_size=60, max_size=60))
+@given(cases=st.lists(plane_layers, min_size=60, max_size=60, unique_by=json.dumps))
 def test_layers_over_planes(load_in_caffe, cases):
     check(load_in_caffe, cases)
 
 
 @without_shrinking
-@given(cases=st.lists(shape_layers, min_size=60, max_size=60))
+@given(cases=st.lists(shape_layers, min_size=60, max_size=60, unique_by=json.dumps))
 def test_other_layers(load_in_caffe, cases):
     check(load_in_caffe, cases)
