@@ -1,0 +1,146 @@
+"""What lint reads: the text of a net, or of a solver with the nets that it names."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cached_property
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from prototxt_gen.check.lint_view import NetFile, NetParameter, Text
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
+from prototxt_gen.core.errors import Error
+from prototxt_gen.core.graph import TEST, TRAIN, net_state
+from prototxt_gen.core.io import loads, read_text
+from prototxt_gen.core.locations import Place as TextPlace
+
+SolverParameter = DEFAULT_DIALECT.message("SolverParameter")
+
+
+class NetText(NamedTuple):
+    """A text that was read as a net."""
+
+    text: Text
+    net: Any
+
+    def net_file(self, phases: Optional[Sequence[int]], dialect: Dialect) -> NetFile:
+        return NetFile(self.net, self.text, dialect).look_as_meant(phases)
+
+
+class Named(NamedTuple):
+    """A net that a solver names: the field's path, its value, and the states of the solver it is used in."""
+
+    path: str
+    value: Any
+    states: List[Tuple[int, Optional[Any]]]  # phase, and the solver's own train_state or test_state
+
+
+class SolverView(NamedTuple):
+    """What the rules of solvers see. ``gpus`` train together."""
+
+    source: SolverFile
+    solver: Any
+    gpus: int
+
+
+class SolverFile:
+    """A text that was read as a solver."""
+
+    def __init__(self, solver: Any, text: Text) -> None:
+        self.solver = solver
+        self.file = text.file
+        self._text = text
+        self._nets_read: Dict[str, Tuple[Any, Text]] = {}
+
+    def place(self, path: str) -> TextPlace:
+        """Return where a field of the solver stands in the text."""
+        return self._text.locations.find(path)
+
+    def view(self, gpus: int) -> SolverView:
+        return SolverView(self, self.solver, gpus)
+
+    @cached_property
+    def folder(self) -> str:
+        """The folder that paths in the solver are taken from.
+
+        Caffe takes them from where it is started: the current folder when a net lies there, else the solver's own.
+        """
+        beside = os.path.dirname(self.file)
+        files = [named.value for named in self.nets() if isinstance(named.value, str)]
+        if files and not any(map(os.path.isfile, files)) and any(os.path.isfile(os.path.join(beside, one)) for one in files):
+            return beside
+        return ""
+
+    def resolve(self, path: str) -> str:
+        """Return a path of the solver as it is found from here."""
+        return os.path.join(self.folder, path)
+
+    def nets(self) -> Iterator[Named]:
+        """Yield the nets that Caffe instantiates, a net that serves training and tests once."""
+        solver = self.solver
+        train_state = solver.train_state if solver.HasField("train_state") else None
+        tests: List[Tuple[str, Any]] = [(f"test_net_param[{i}]", one) for i, one in enumerate(solver.test_net_param)]
+        tests += [(f"test_net[{i}]", one) for i, one in enumerate(solver.test_net)]
+        instances = max(len(tests), len(solver.test_iter))
+        states = list(solver.test_state) if len(solver.test_state) == instances else [None] * instances
+        for field in ("train_net", "train_net_param"):
+            if solver.HasField(field):
+                yield Named(field, getattr(solver, field), [(TRAIN, train_state)])
+        for field in ("net", "net_param"):
+            if solver.HasField(field):
+                generic = [(TEST, state) for state in states[len(tests):]]
+                yield Named(field, getattr(solver, field), [(TRAIN, train_state), *generic])
+        for (path, value), state in zip(tests, states):
+            yield Named(path, value, [(TEST, state)])
+
+    def _read(self, path: str) -> Tuple[Any, Text]:
+        if path not in self._nets_read:
+            text = Text(read_text(path), path)
+            self._nets_read[path] = (loads(text.text, NetParameter, path), text)
+        return self._nets_read[path]
+
+    def net_files(self, phases: Optional[Sequence[int]], dialect: Dialect) -> Iterator[NetFile]:
+        """Yield the nets that the solver names, as far as their files are there, in the states it uses them in."""
+        for named in self.nets():
+            if isinstance(named.value, str):
+                path = self.resolve(named.value)
+                if not os.path.isfile(path):
+                    continue
+                file = NetFile(*self._read(path), dialect)
+            else:
+                file = NetFile(named.value, self._text, dialect, named.path)
+            states = [_merged(phase, file.net, state) for phase, state in named.states]
+            yield file.look([state for state in states if phases is None or state.phase in phases])
+
+
+def read_source(text: str, file: str) -> Union[NetText, SolverFile]:
+    """Parse a text as a net or as a solver, whichever it is. Raises Error for one that is neither."""
+    tried: List[Error] = []
+    order = (SolverParameter, NetParameter) if _looks_like_solver(text) else (NetParameter, SolverParameter)
+    for message_class in order:
+        try:
+            message = loads(text, message_class, file)
+        except Error as error:
+            tried.append(error)
+            continue
+        if message_class is SolverParameter:
+            return SolverFile(message, Text(text, file))
+        if not message.layer and not message.layers and not message.input:
+            raise Error("holds neither the layers of a net nor the fields of a solver", file)
+        return NetText(Text(text, file), message)
+    raise tried[0]
+
+
+def _looks_like_solver(text: str) -> bool:
+    """Guess which of the two a text is meant to be, so that a fault in it is told in the right words."""
+    field = r"(net|train_net|test_net|base_lr|max_iter|lr_policy|test_iter|snapshot|snapshot_prefix|solver_mode|stepvalue)"
+    return bool(re.search(rf"^\s*{field}\s*:", text, re.MULTILINE)) and not re.search(r"^\s*layers?\s*:?\s*[{<]", text, re.M)
+
+
+def _merged(phase: int, net: Any, state: Optional[Any]) -> Any:
+    """Return the NetState that Caffe settles on: the phase, what the net's file says, what the solver says."""
+    merged = net_state(phase, net)
+    if state is not None:
+        merged.MergeFrom(state)
+        merged.phase = phase
+    return merged
