@@ -22,6 +22,8 @@ COMMANDS = {
     "list": "prototxt_gen.cli.network:list_networks",
     "summary": "prototxt_gen.cli.summary:summary",
     "check": "prototxt_gen.cli.check:check",
+    "lint": "prototxt_gen.cli.lint:lint",
+    "explain": "prototxt_gen.cli.lint:explain",
     "diff": "prototxt_gen.cli.diff:diff",
     "solver": "prototxt_gen.cli.solver:solver",
     "data": "prototxt_gen.cli.data:data",
