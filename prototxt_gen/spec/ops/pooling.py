@@ -6,7 +6,7 @@ import math
 from typing import Any, List, Sequence, Tuple
 
 from prototxt_gen.spec.rules import Buffer, Made, Misfit, Place, Shape, rules
-from prototxt_gen.spec.shapes import count, planes
+from prototxt_gen.spec.shapes import count, planes, plural
 
 Pair = Tuple[int, int]
 
@@ -22,8 +22,9 @@ def pooling(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     batch, channels, *plane = planes(bottoms[0])
     kernel, stride, pad = _window(param, plane)
     top = (batch, channels, *pooled(plane, kernel, stride, pad, param.round_mode == param.FLOOR))
-    if len(layer.top) > 2:
-        raise Misfit(f"it makes at most 2 tops, not {len(layer.top)}")
+    most = 2 if param.pool == param.MAX else 1
+    if len(layer.top) > most:
+        raise Misfit(f"this kind of pooling makes at most {plural(most, 'top')}, not {len(layer.top)}")
     keeps_index = param.pool == param.MAX and len(layer.top) == 1
     return Made([top] * len(layer.top), buffers=[Buffer("max_index", count(top))] if keeps_index else [])
 
