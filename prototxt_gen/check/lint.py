@@ -1,7 +1,7 @@
 """Lint: the registry of rules, and running them over a file.
 
-A rule is a row of the registry and a function that yields hits from a view of a net or solver; the rules live beside this
-module, a family in each ``lint_<family>``. Running them gives findings: plain data, sorted by file and line.
+A rule is a row of the registry and a function that yields hits from a view of a net or solver; the rules live beside
+this module, a family in each ``lint_<family>``. Running them gives findings: plain data, sorted by file and line.
 """
 
 from __future__ import annotations

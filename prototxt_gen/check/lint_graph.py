@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Dict, FrozenSet, Iterator, List, Set
+from typing import Dict, FrozenSet, Iterable, Iterator, List, Set
 
 from prototxt_gen.check.lint import FILE, NET, NOTE, WARNING, Hit, registry
 from prototxt_gen.check.lint_view import NetFile, NetView, is_loss
@@ -11,6 +11,7 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, Dialect
 from prototxt_gen.core.errors import did_you_mean
 from prototxt_gen.spec.infer import rules as layer_rules
 
+MOST_GUESSES = 16
 # Parameter messages that a type reads besides the one named after it.
 _READS_TOO = {
     "Deconvolution": ("convolution_param",),
@@ -45,11 +46,12 @@ _PASSING_TYPES = ("BN", "BatchNorm", "Bias", "Concat", "Dropout", "ELU", "Eltwis
 def dangling_bottom(view: NetView) -> Iterator[Hit]:
     later = {name: index for index, layer in reversed(list(enumerate(view.layers))) for name in layer.top}
     made: Dict[str, None] = {}
+    guesses = _Guesses()
     for index, layer in enumerate(view.layers):
         for position, name in enumerate(layer.bottom):
             if view.graph.reads[index][position] is not None:
                 continue
-            hint = did_you_mean(name, made)
+            hint = "" if name in later else guesses.hint(name, made)
             if name in later:
                 maker = later[name]
                 hint = f"{view.label(maker)} on line {view.line(maker)} makes it: move that up"
@@ -61,8 +63,8 @@ def dangling_bottom(view: NetView) -> Iterator[Hit]:
 @registry.add(
     "PG102", "top-made-twice", about=NET,
     checks="no two layers make a top of the same name, except a layer that works in place",
-    why="Caffe refuses the net: a name stands for one array. Only a top with the name of the bottom in the same position "
-        "may reuse it.",
+    why="Caffe refuses the net: a name stands for one array. Only a top with the name of the bottom in the same "
+        "position may reuse it.",
     mend="Give one of the tops a name of its own, and the layers that read it likewise.",
     bad='bottom: "data"  top: "conv"',
     good='bottom: "data"  top: "conv2"',
@@ -84,9 +86,10 @@ def top_made_twice(view: NetView) -> Iterator[Hit]:
 @registry.add(
     "PG103", "unread-top", about=FILE, severity=WARNING,
     checks="what a layer makes is read, where it is not plainly a result",
-    why="Caffe makes every unread top an output of the net and says nothing: the layers before it are computed for nothing, "
-        "and in training they learn nothing from there. Often the reader names another blob by mistake. Results are left "
-        "alone: losses, accuracies, the last layer, and in a net without a loss any layer that computes something new.",
+    why="Caffe makes every unread top an output of the net and says nothing: the layers before it are computed for "
+        "nothing, and in training they learn nothing from there. Often the reader names another blob by mistake. "
+        "Results are left alone: losses, accuracies, the last layer, and in a net without a loss any layer that "
+        "computes something new.",
     mend="Read the blob, remove the layer, or name the blob in a Silence layer.",
     bad='bottom: "conv1"  top: "conv1/relu"',
     good='bottom: "conv1"  top: "conv1"',
@@ -121,10 +124,11 @@ def _is_result(view: NetView, index: int) -> bool:
 @registry.add(
     "PG104", "changed-in-place", about=NET,
     checks="a layer that works in place is the only reader of what it overwrites",
-    why="Of two branches that read one blob, one overwrites it: the other meant the old values, and those further down get "
-        "the new ones under the old name. Caffe refuses it, in words about a top 'produced by multiple sources', because "
-        "the copies that it makes for two readers take the layer out of place. A shortcut that reads the blob after the "
-        "change while nobody reads it before is what post-activation residual units do, and is no fault.",
+    why="Of two branches that read one blob, one overwrites it: the other meant the old values, and those further "
+        "down get the new ones under the old name. Caffe refuses it, in words about a top 'produced by multiple "
+        "sources', because the copies that it makes for two readers take the layer out of place. A shortcut that "
+        "reads the blob after the change while nobody reads it before is what post-activation residual units do, "
+        "and is no fault.",
     mend="Give the in-place layer a top of its own, and let the readers that mean the new values name that.",
     bad='bottom: "x"  top: "x"',
     good='bottom: "x"  top: "x/relu"',
@@ -148,8 +152,8 @@ def changed_in_place(view: NetView) -> Iterator[Hit]:
 @registry.add(
     "PG105", "layer-name-clash", about=NET,
     checks="no two layers of a phase have the same name",
-    why="Weights are stored and found by the name of the layer: of two layers with one name, one gets the other's weights "
-        "or none, and Caffe does not say so.",
+    why="Weights are stored and found by the name of the layer: of two layers with one name, one gets the other's "
+        "weights or none, and Caffe does not say so.",
     mend="Rename one of them.",
     bad='name: "conv"',
     good='name: "conv2"',
@@ -174,6 +178,7 @@ def layer_name_clash(view: NetView) -> Iterator[Hit]:
 )
 def unknown_type(view: NetView) -> Iterator[Hit]:
     known = types_of(view.dialect)
+    guesses = _Guesses()
     for index, layer in enumerate(view.layers):
         # Input fields of old files, which every fork reads, stand here as Input layers.
         if layer.type in known or view.paths[index].startswith("input["):
@@ -182,7 +187,7 @@ def unknown_type(view: NetView) -> Iterator[Hit]:
         if owners:
             hint = f"it is known to the dialect{'s' if len(owners) > 1 else ''} {', '.join(owners)}"
         else:
-            hint = did_you_mean(layer.type, sorted(known))
+            hint = guesses.hint(layer.type, sorted(known))
         what = f"has the type '{layer.type}', which dialect {view.dialect.name} lacks" if layer.type else "has no type"
         yield Hit(f"{view.paths[index]}.type", f"layer '{layer.name}' {what}", hint, layer.name)
 
@@ -212,8 +217,8 @@ def foreign_parameter(view: NetView) -> Iterator[Hit]:
 @registry.add(
     "PG108", "not-in-place", about=NET,
     checks="no layer overwrites its bottom that still needs it",
-    why="A convolution, pooling or product that writes over what it reads computes on half-written data; some types Caffe "
-        "refuses, others it lets through.",
+    why="A convolution, pooling or product that writes over what it reads computes on half-written data; some types "
+        "Caffe refuses, others it lets through.",
     mend="Give the top a name of its own.",
     bad='type: "Convolution"  bottom: "x"  top: "x"',
     good='type: "Convolution"  bottom: "x"  top: "x/conv"',
@@ -243,6 +248,21 @@ def old_form(file: NetFile) -> Iterator[Hit]:
 
 _OUT_OF_PLACE_TYPES = ("ArgMax", "Convolution", "Crop", "Deconvolution", "Embed", "Flatten", "Im2col", "InnerProduct",
                        "Interp", "LRN", "LSTM", "Pooling", "RNN", "Reduction", "Reshape", "SPP", "Tile")
+
+
+class _Guesses:
+    """Hints at the name that was meant, for the first names asked only.
+
+    Each costs a comparison with all the others: where hundreds of names are wrong, a few hints tell what happened.
+    """
+
+    def __init__(self) -> None:
+        self._hints: Dict[str, str] = {}
+
+    def hint(self, name: str, known: Iterable[str]) -> str:
+        if name not in self._hints and len(self._hints) < MOST_GUESSES:
+            self._hints[name] = did_you_mean(name, known)
+        return self._hints.get(name, "")
 
 
 @lru_cache(maxsize=None)

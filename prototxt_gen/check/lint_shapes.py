@@ -1,4 +1,7 @@
-"""Lint rules on shapes, as the layer rules of ``spec.ops`` infer them. Where a data layer's source tells no size, they rest."""
+"""Lint rules on shapes, as the layer rules of ``spec.ops`` infer them.
+
+They rest where the size of the data stands in no prototxt.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from prototxt_gen.spec.infer import format_shape
 @registry.add(
     "PG201", "shape-misfit", about=NET,
     checks="every layer can be set up on the shapes that it reads",
-    why="Caffe aborts while it builds the net, with a line of C++ in place of a reason: sums of unequal shapes, channels that "
-        "do not divide into groups, axes that are not there, a wrong number of bottoms.",
+    why="Caffe aborts while it builds the net, with a line of C++ in place of a reason: sums of unequal shapes, "
+        "channels that do not divide into groups, axes that are not there, a wrong number of bottoms.",
     mend="Follow the shapes upwards with prototxt-gen summary to the layer that makes the wrong one.",
     bad="shape { dim: 1 dim: 16 dim: 8 dim: 8 }",
     good="shape { dim: 1 dim: 8 dim: 8 dim: 8 }",
@@ -33,9 +36,9 @@ def shape_misfit(view: NetView) -> Iterator[Hit]:
 @registry.add(
     "PG202", "window-larger-than-input", about=NET,
     checks="no pooling window is larger than its padded input",
-    why="The plane has shrunk more than the author thought: the input is smaller than the net was made for, or a stride is "
-        "too many. Caffe then makes an empty blob without a word, or pools over less than was asked for; it aborts only "
-        "where a size turns negative.",
+    why="The plane has shrunk more than the author thought: the input is smaller than the net was made for, or a "
+        "stride is too many. Caffe then makes an empty blob without a word, or pools over less than was asked for; "
+        "it aborts only where a size turns negative.",
     mend="Use global_pooling: true for the last pooling, a smaller kernel, or a larger input.",
     bad="kernel_size: 9",
     good="kernel_size: 8",
@@ -43,8 +46,8 @@ def shape_misfit(view: NetView) -> Iterator[Hit]:
 def window_larger_than_input(view: NetView) -> Iterator[Hit]:
     for index, window, plane in _larger_windows(view):
         message = f"{view.label(index)} pools over {window}, and its padded input is {plane}"
-        yield Hit(f"{view.paths[index]}.pooling_param", message, "global_pooling: true takes the whole plane, whatever its size",
-                  view.layers[index].name)
+        hint = "global_pooling: true takes the whole plane, whatever its size"
+        yield Hit(f"{view.paths[index]}.pooling_param", message, hint, view.layers[index].name)
 
 
 def _larger_windows(view: NetView) -> Iterator[Tuple[int, str, str]]:

@@ -49,14 +49,15 @@ def solver_net(view: SolverView) -> Iterator[Hit]:
     for one in view.source.nets():
         if isinstance(one.value, str) and not os.path.isfile(view.source.resolve(one.value)):
             hint = did_you_mean(os.path.basename(one.value), _neighbours(view.source.resolve(one.value)))
-            yield Hit(one.path, f"there is no net '{one.value}'", hint or "Caffe takes the path from where it is started")
+            hint = hint or "Caffe takes the path from where it is started"
+            yield Hit(one.path, f"there is no net '{one.value}'", hint)
 
 
 @registry.add(
     "PG402", "snapshot-folder", about=SOLVER, severity=WARNING,
     checks="the folder that snapshots go to is there",
-    why="Caffe tries to write there before it starts, and aborts; older versions abort at the first snapshot, hours later. "
-        "prototxt-gen train makes the folder.",
+    why="Caffe tries to write there before it starts, and aborts; older versions abort at the first snapshot, hours "
+        "later. prototxt-gen train makes the folder.",
     mend="Make the folder, or correct snapshot_prefix.",
     bad='snapshot_prefix: "missing/net"',
     good='snapshot_prefix: "net"',
@@ -72,15 +73,16 @@ def snapshot_folder(view: SolverView) -> Iterator[Hit]:
 @registry.add(
     "PG403", "snapshot-prefix", about=SOLVER, severity=WARNING,
     checks="a solver that writes snapshots says where",
-    why="Without snapshot_prefix, Caffe names snapshots after the solver file and writes them beside it, where a second run "
-        "overwrites them.",
+    why="Without snapshot_prefix, Caffe names snapshots after the solver file and writes them beside it; older "
+        "versions call them _iter_N, in the current folder.",
     mend="Write snapshot_prefix, with a folder.",
     bad="snapshot: 100",
     good='snapshot_prefix: "net"',
 )
 def snapshot_prefix(view: SolverView) -> Iterator[Hit]:
     if view.solver.snapshot > 0 and not view.solver.snapshot_prefix:
-        yield Hit("snapshot", "snapshots are written, and snapshot_prefix does not say where", 'write snapshot_prefix: "..."')
+        message = "snapshots are written, and snapshot_prefix does not say where"
+        yield Hit("snapshot", message, 'write snapshot_prefix: "..."')
     if view.solver.snapshot_prefix and not view.solver.snapshot:
         hint = "write snapshot: 10000, or remove snapshot_prefix"
         if not view.solver.snapshot_after_train:
@@ -90,7 +92,8 @@ def snapshot_prefix(view: SolverView) -> Iterator[Hit]:
 @registry.add(
     "PG404", "weights-file", about=SOLVER,
     checks="the files of weights that a solver starts from are there",
-    why="Caffe aborts after it has built the nets. To resume a run, give the .solverstate on the command line, not here.",
+    why="Caffe aborts after it has built the nets. To resume a run, give the .solverstate on the command line, not "
+        "here.",
     mend="Correct the path; several files stand in one string, separated by commas, or in several weights fields.",
     bad='weights: "pretrained.caffemodel"',
     good='weights: "pretrained.h5"',
@@ -110,8 +113,8 @@ def weights_file(view: SolverView) -> Iterator[Hit]:
 @registry.add(
     "PG405", "step-values", about=SOLVER,
     checks="the values of stepvalue rise, and lie before max_iter",
-    why="Caffe looks at the next value only: one that is not above the last is skipped over in a single iteration or never "
-        "reached. Steps beyond max_iter never happen.",
+    why="Caffe looks at one value at a time: one that is not above the last takes effect an iteration after it. "
+        "Steps beyond max_iter never happen.",
     mend="Sort them, and end training after the last.",
     bad="stepvalue: 50",
     good="stepvalue: 200",
@@ -130,8 +133,8 @@ def step_values(view: SolverView) -> Iterator[Hit]:
 @registry.add(
     "PG406", "learning-rate-policy", about=SOLVER,
     checks="lr_policy is one that Caffe has, with the fields it needs and no others",
-    why="An unknown policy aborts. A missing field counts as 0: gamma 0 stops learning at the first step, stepsize 0 aborts. "
-        "A stepvalue under another policy than multistep is not read.",
+    why="An unknown policy aborts. A missing field counts as 0: gamma 0 stops learning at the first step, stepsize "
+        "0 aborts. A stepvalue under another policy than multistep is not read.",
     mend="Policies: fixed; step: gamma, stepsize; exp: gamma; inv: gamma, power; multistep: gamma, stepvalue; "
          "poly: power, max_iter; sigmoid: gamma, stepsize.",
     bad='lr_policy: "step"',
@@ -158,8 +161,8 @@ def learning_rate_policy(view: SolverView) -> Iterator[Hit]:
 @registry.add(
     "PG407", "test-schedule", about=SOLVER,
     checks="test_iter and test_interval stand together, with one test_iter for each test net",
-    why="With test_iter and no test_interval Caffe aborts; with test_interval alone it never tests, without a word. The "
-        "number of test_iter says how many test nets there are.",
+    why="With test_iter and no test_interval Caffe aborts; with test_interval alone it never tests, without a word. "
+        "The number of test_iter says how many test nets there are.",
     mend="Write both, or neither.",
     bad="test_interval: 10",
     good="test_iter: 5",
@@ -210,7 +213,8 @@ def solver_type(view: SolverView) -> Iterator[Hit]:
     solver = view.solver
     kind = solver.type
     if kind not in SOLVER_TYPES:
-        yield Hit("type", f"Caffe has no solver '{kind}'", did_you_mean(kind, SOLVER_TYPES, f"types: {', '.join(SOLVER_TYPES)}"))
+        hint = did_you_mean(kind, SOLVER_TYPES, f"types: {', '.join(SOLVER_TYPES)}")
+        yield Hit("type", f"Caffe has no solver '{kind}'", hint)
     if solver.HasField("solver_type") and not solver.HasField("type"):
         kind = SOLVER_TYPES[solver.solver_type]
     if kind in WITHOUT_MOMENTUM and solver.momentum:
@@ -220,8 +224,8 @@ def solver_type(view: SolverView) -> Iterator[Hit]:
 @registry.add(
     "PG410", "effective-batch", about=SOLVER, severity=NOTE,
     checks="nothing: it tells how many images an update sees",
-    why="Learning rates are tuned for a number of images an update: batch_size x iter_size x GPUs. Each GPU reads batch_size "
-        "images, so the number of GPUs (--gpus) changes it.",
+    why="Learning rates are tuned for a number of images an update: batch_size x iter_size x GPUs. Each GPU reads "
+        "batch_size images, so the number of GPUs (--gpus) changes it.",
     mend="Choose iter_size so that the product is what the recipe was made for.",
     bad="iter_size: 2",
     good="iter_size: 1",

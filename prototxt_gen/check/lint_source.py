@@ -67,9 +67,9 @@ class SolverFile:
         """
         beside = os.path.dirname(self.file)
         files = [named.value for named in self.nets() if isinstance(named.value, str)]
-        if files and not any(map(os.path.isfile, files)) and any(os.path.isfile(os.path.join(beside, one)) for one in files):
-            return beside
-        return ""
+        if any(map(os.path.isfile, files)):
+            return ""
+        return beside if any(os.path.isfile(os.path.join(beside, one)) for one in files) else ""
 
     def resolve(self, path: str) -> str:
         """Return a path of the solver as it is found from here."""
@@ -133,8 +133,9 @@ def read_source(text: str, file: str) -> Union[NetText, SolverFile]:
 
 def _looks_like_solver(text: str) -> bool:
     """Guess which of the two a text is meant to be, so that a fault in it is told in the right words."""
-    field = r"(net|train_net|test_net|base_lr|max_iter|lr_policy|test_iter|snapshot|snapshot_prefix|solver_mode|stepvalue)"
-    return bool(re.search(rf"^\s*{field}\s*:", text, re.MULTILINE)) and not re.search(r"^\s*layers?\s*:?\s*[{<]", text, re.M)
+    field = "(net|train_net|test_net|base_lr|max_iter|lr_policy|test_iter|snapshot|snapshot_prefix|solver_mode|type)"
+    holds_layers = re.search(r"^\s*layers?\s*:?\s*[{<]", text, re.MULTILINE)
+    return not holds_layers and re.search(rf"^\s*{field}\s*:", text, re.MULTILINE) is not None
 
 
 def _merged(phase: int, net: Any, state: Optional[Any]) -> Any:

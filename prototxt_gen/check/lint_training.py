@@ -27,8 +27,8 @@ _CLASS_LOSSES = ("SoftmaxWithLoss", "HingeLoss", "MultinomialLogisticLoss", "Inf
 @registry.add(
     "PG301", "frozen-bn", about=TRAINING,
     checks="no BN layer of a training net is frozen",
-    why="A frozen BN normalises with its stored statistics and learns neither slope nor bias. Published deploy files are "
-        "frozen throughout; trained so from scratch, a net does not converge.",
+    why="A frozen BN normalises with its stored statistics and learns neither slope nor bias. Published deploy "
+        "files are frozen throughout; trained so from scratch, a net does not converge.",
     mend="Remove frozen: true from the training net.",
     bad="bn_param { frozen: true }",
     good="bn_param { slope_filler { type: \"constant\" value: 1 } }",
@@ -44,8 +44,8 @@ def frozen_bn(view: NetView) -> Iterator[Hit]:
 @registry.add(
     "PG302", "bn-slope-filler", about=TRAINING,
     checks="the slope of every BN layer of a training net starts at 1",
-    why="The schema's default filler writes 0: the layer's output and every gradient below it are then 0, and the net never "
-        "learns, though its loss looks like a loss.",
+    why="The schema's default filler writes 0: the layer's output and every gradient below it are then 0, and the "
+        "net never learns, though its loss looks like a loss.",
     mend="Write slope_filler { type: \"constant\" value: 1 } into its bn_param.",
     bad="bn_param { }",
     good="bn_param { slope_filler { type: \"constant\" value: 1 } }",
@@ -85,17 +85,18 @@ def bn_statistics_learn(view: NetView) -> Iterator[Hit]:
                 yield Hit(view.paths[index], message, hint, layer.name, WARNING)
                 break
             if layer.param[number].lr_mult:
-                rate = layer.param[number].lr_mult
-                message = f"{view.label(index)} has lr_mult {rate:g} on its moving {'mean' if number == 2 else 'statistic'}"
+                rate, blob = layer.param[number].lr_mult, "mean" if number == 2 else "statistic"
+                message = f"{view.label(index)} has lr_mult {rate:g} on its moving {blob}"
                 yield Hit(f"{view.paths[index]}.param[{number}]", message, hint, layer.name)
 
 
 @registry.add(
     "PG304", "batchnorm-lr-mult", about=NET,
     checks="no param of a BatchNorm layer has an lr_mult other than 0",
-    why="The three blobs of BatchNorm are statistics. Caffe aborts at a param that gives one of them a rate, and a param "
-        "without lr_mult gives it 1; without any param the layer sets 0 itself. Only where there are exactly three, "
-        "Caffe 1.0 takes them for an old file's and reads 0 in place of what they say; older versions and forks do not.",
+    why="The three blobs of BatchNorm are statistics. Caffe aborts at a param that gives one of them a rate, and a "
+        "param without lr_mult gives it 1; without any param the layer sets 0 itself. Only where there are exactly "
+        "three, Caffe 1.0 takes them for an old file's and reads 0 in place of what they say; older versions and "
+        "forks do not.",
     mend="Write lr_mult: 0 in each param, or remove them.",
     bad="param { lr_mult: 1 }",
     good="param { lr_mult: 0 }",
@@ -116,16 +117,22 @@ def batchnorm_lr_mult(view: NetView) -> Iterator[Hit]:
 @registry.add(
     "PG305", "no-weight-filler", about=TRAINING, severity=WARNING,
     checks="every layer with weights that learn says how they start",
-    why="The default filler writes 0. All outputs of the layer are then alike and stay so, and nothing below it learns, "
-        "unless the weights come from a file.",
+    why="The default filler writes 0. All outputs of the layer are then alike and stay so, and nothing below it "
+        "learns, unless the weights come from a file.",
     mend="Write a weight_filler: msra before ReLU, xavier elsewhere.",
     bad="inner_product_param { num_output: 10 }",
     good="inner_product_param { num_output: 10 weight_filler { type: \"msra\" } }",
 )
 def no_weight_filler(view: NetView) -> Iterator[Hit]:
+    owned = set()
     for index, layer in enumerate(view.layers):
-        if layer.type not in _FILLERS or (layer.param and (layer.param[0].lr_mult == 0 or layer.param[0].name)):
+        if layer.type not in _FILLERS:
             continue
+        shared, rate = (layer.param[0].name, layer.param[0].lr_mult) if layer.param else ("", 1)
+        # Shared weights start as the first layer that names them says.
+        if shared in owned or rate == 0:
+            continue
+        owned.update({shared} - {""})
         field = _FILLERS[layer.type]
         filler = getattr(layer, field).weight_filler
         if filler.type == "constant" and filler.value == 0:
@@ -136,8 +143,8 @@ def no_weight_filler(view: NetView) -> Iterator[Hit]:
 @registry.add(
     "PG306", "small-bn-batch", about=TRAINING, severity=WARNING,
     checks=f"a net with batch normalisation trains with at least {LEAST_BN_IMAGES} images per GPU",
-    why="Batch normalisation sees the batch of one GPU only, whatever iter_size and the number of GPUs are: with few images "
-        "its statistics are noise.",
+    why="Batch normalisation sees the batch of one GPU only, whatever iter_size and the number of GPUs are: with "
+        "few images its statistics are noise.",
     mend="Use a larger batch_size; shrink iter_size to keep the number of images an update.",
     bad="batch_size: 8",
     good="batch_size: 32",

@@ -1,6 +1,6 @@
 """What lint rules look at: a net file, with a view for each state that it is used in.
 
-The text is parsed in the dialect that has every field; which fields and types the chosen dialect lacks is for a rule to say.
+The text is parsed in the dialect that has every field; which types the chosen dialect lacks is for a rule to say.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ class NetView:
 class NetFile:
     """A net as a file holds it, with a view for each state it is looked at in.
 
-    ``prefix`` is where the net stands in the text: empty, or a field of a solver such as ``net_param``. The layers of old
-    files are upgraded; ``paths`` tells where each stands in the text, ``notes`` what was done.
+    ``prefix`` is where the net stands in the text: empty, or a field of a solver such as ``net_param``. The layers of
+    old files are upgraded; ``paths`` tells where each stands in the text, ``notes`` what was done.
     """
 
     def __init__(self, net: Any, text: Text, dialect: Dialect, prefix: str = "") -> None:

@@ -24,7 +24,8 @@ from prototxt_gen.nets.configs import NETWORKS, find_network
 @click.option("--select", metavar="IDS", multiple=True,
               help="Only these rules: IDs, beginnings of IDs (PG3) or names, with commas. May be repeated.")
 @click.option("--ignore", metavar="IDS", multiple=True, help="All rules but these.")
-@click.option("--phase", type=click.Choice(list(PHASES)), help="Look at this phase.  [default: those the net is meant for]")
+@click.option("--phase", type=click.Choice(list(PHASES)),
+              help="Look at this phase.  [default: those the net is meant for]")
 @click.option("--dialect", metavar="NAME", default=DEFAULT_DIALECT.name, show_default=True,
               help=f"The Caffe that is to run the net: {', '.join(DIALECTS)}.")
 @click.option("--gpus", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
@@ -33,8 +34,8 @@ def lint(nets: Tuple[str, ...], form: str, select: Tuple[str, ...], ignore: Tupl
          dialect: str, gpus: int) -> int:
     """Find what is wrong with nets and solvers, without Caffe.
 
-    NET is a prototxt of a net or of a solver, - for standard input, or the name of a network. The net that a solver names
-    is looked at too. Exit code 1 when something is found; `prototxt-gen explain ID` says more of a rule.
+    NET is a prototxt of a net or of a solver, - for standard input, or the name of a network. The net that a solver
+    names is looked at too. Exit code 1 when something is found; `prototxt-gen explain ID` says more of a rule.
     """
     options = linter.Options(
         linter.registry.chosen(_listed(select), _listed(ignore)),
@@ -48,7 +49,8 @@ def lint(nets: Tuple[str, ...], form: str, select: Tuple[str, ...], ignore: Tupl
     findings = sorted(set(findings), key=lambda one: (one.file, one.line, one.column, one.rule, one.message))
     _show(findings, form)
     errors, warnings = (sum(one.severity == kind for one in findings) for kind in (linter.ERROR, linter.WARNING))
-    click.echo(f"{_number(errors, 'error')}, {_number(warnings, 'warning')} in {_number(len(set(nets)), 'file')}", err=True)
+    counts = f"{_number(errors, 'error')}, {_number(warnings, 'warning')}"
+    click.echo(f"{counts} in {_number(len(set(nets)), 'file')}", err=True)
     return 1 if errors or warnings else 0
 
 
@@ -60,7 +62,8 @@ def explain(rule: Optional[str], as_json: bool) -> None:
     chosen = [linter.registry.find(rule)] if rule else linter.registry.rules()
     if as_json:
         fields = ("id", "name", "severity", "checks", "why", "mend", "bad", "good")
-        click.echo(json.dumps([{field: getattr(one, field) for field in fields} for one in chosen], indent=2, sort_keys=True))
+        rows = [{field: getattr(one, field) for field in fields} for one in chosen]
+        click.echo(json.dumps(rows, indent=2, sort_keys=True))
     elif rule:
         click.echo(_explained(chosen[0]))
     else:

@@ -70,7 +70,7 @@ REFUSED_SOLVERS = [
     FIXED + 'snapshot: 5 snapshot_prefix: "missing/net"', FIXED + 'train_net: "x"',
 ]
 TAKEN_SOLVERS = [
-    *(f'lr_policy: "{policy}" ' + " ".join(STEP_FIELDS[field] for field in fields) for policy, fields in POLICIES.items()),
+    *(f'lr_policy: "{policy}" ' + " ".join(map(STEP_FIELDS.get, fields)) for policy, fields in POLICIES.items()),
     *(FIXED + f'type: "{kind}"' for kind in SOLVER_TYPES),
     FIXED + "test_iter: 5 test_interval: 5", FIXED + 'snapshot: 5 snapshot_prefix: "net"',
 ]

@@ -1,7 +1,8 @@
-"""Lint over whole nets: our own are clean, the published fault is found, and broken texts end in findings or in Error."""
+"""Lint over whole nets: our own are clean, the published fault is found, broken texts end in findings or in Error."""
 
 import random
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,15 @@ def test_the_fault_of_the_published_attentionnext92_is_found_with_line_and_sugge
     assert "'ave_pool_gather'" in fault.message and fault.hint == "did you mean 'ave_pool'?"
 
 
+def test_a_net_with_all_names_wrong_is_answered_in_time():
+    text = build(NETWORKS["attention92"]).dumps()
+    began = time.process_time()
+    found = found_in(re.sub(r'^  top: "', '  top: "x', text, flags=re.MULTILINE))
+    # Comparing each name with all the others would take 20 times as long.
+    assert ids(found).count("PG101") > 600 and time.process_time() - began < 3
+    assert found[0].hint and not found[-1].hint
+
+
 def test_findings_are_sorted_and_do_not_depend_on_the_order_of_rules():
     text = SMALL.replace('bottom: "conv1/bn"', 'bottom: "conv1/nb"').replace("value: 1.0", "value: 0.0")
     found = lint(text, "net", EVERY)
@@ -80,6 +90,17 @@ def test_training_traps_are_none_where_nothing_is_trained():
     assert found_in(TRAINED.format(frozen), Options(EVERY.rules, phases=(TEST,))) == []
     deployed = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }'
     assert found_in(deployed + frozen) == []
+
+
+@pytest.mark.parametrize("first, second, faults", [("", "", 1), ("msra", "", 0), ("", "msra", 1)])
+def test_shared_weights_start_as_their_first_layer_says(first, second, faults):
+    layers = ""
+    for name, bottom, filler in (("a", "data", first), ("b", "a", second)):
+        start = 'weight_filler { type: "%s" }' % filler if filler else ""
+        layers += ('layer { name: "%s" type: "Convolution" bottom: "%s" top: "%s" param { name: "w" } '
+                   'convolution_param { num_output: 3 kernel_size: 1 %s } }' % (name, bottom, name, start))
+    found = found_in(TRAINED.format(layers).replace('bottom: "x"', 'bottom: "b"'))
+    assert ids(found) == ["PG305"] * faults and all(one.layer == "a" for one in found)
 
 
 @pytest.mark.parametrize("dialect, faults", [("attention", 0), ("bvlc", 2), ("happynear", 1), ("pspnet", 0)])
@@ -112,16 +133,18 @@ layers { layer { name: "conv" type: "conv" num_output: 4 kernelsize: 3 } bottom:
 layers { layer { name: "pool" type: "pool" kernelsize: 9 } bottom: "conv" top: "pool" }
 """
     assert [(one.rule, one.line, one.layer) for one in found_in(v0)] == [("PG202", 4, "pool")]
-    v1 = """layers { name: "data" type: DUMMY_DATA top: "data" dummy_data_param { num: 1 channels: 3 height: 8 width: 8 } }
+    v1 = """layers { name: "data" type: DUMMY_DATA top: "data" dummy_data_param { num: 1 channels: 3 height: 8 width: 8 }
+}
 layers { name: "pool" type: POOLING bottom: "dota" top: "pool" pooling_param { kernel_size: 8 } }
 """
     (fault,) = found_in(v1)
-    assert (fault.rule, fault.line, fault.hint) == ("PG101", 2, "did you mean 'data'?")
+    assert (fault.rule, fault.line, fault.hint) == ("PG101", 3, "did you mean 'data'?")
 
 
 @pytest.mark.parametrize("text, what", [
     ("", "neither"), ('name: "x"', "neither"), ("debug_info: true", "neither"), ("<html>", ""),
-    ("layer { nmae: 'x' }", "LayerParameter has no field 'nmae'"), ("base_lr: 0.1\nmax_itr: 5", "SolverParameter has no field"),
+    ("layer { nmae: 'x' }", "LayerParameter has no field 'nmae'"),
+    ("base_lr: 0.1\nmax_itr: 5", "SolverParameter has no field"),
     ("layers { name: 'a' } layer { name: 'b' }", "both 'layer' and 'layers'"),
 ])
 def test_a_text_that_is_neither_net_nor_solver_is_an_error(text, what):

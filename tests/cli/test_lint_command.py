@@ -63,7 +63,8 @@ def test_github_annotations_are_escaped(cli, tmp_path):
 
 def test_rules_are_selected_and_ignored(cli):
     for arguments, rules in ((["--select", "PG101"], ["PG101"]), (["--ignore", "PG101"], ["PG106"]),
-                             (["--select", "PG1", "--ignore", "unknown-type,PG2"], ["PG101"]), (["--select", "PG3"], [])):
+                             (["--select", "PG1", "--ignore", "unknown-type,PG2"], ["PG101"]),
+                             (["--select", "PG3"], [])):
         done = cli("lint", "-", "--format", "json", *arguments, stdin=BAD)
         assert [one["rule"] for one in json.loads(done.stdout)] == rules
         assert done.returncode == (1 if rules else 0)
@@ -72,23 +73,24 @@ def test_rules_are_selected_and_ignored(cli):
 def test_a_solver_is_known_by_its_fields_and_its_net_is_linted_too(cli, tmp_path):
     (tmp_path / "net.prototxt").write_text(BAD)
     (tmp_path / "anything.txt").write_text('net: "net.prototxt"\nbase_lr: 0.1\nlr_policy: "fixd"\n')
-    for arguments, folder, prefix in ((["anything.txt"], tmp_path, ""), ([tmp_path / "anything.txt"], "/", f"{tmp_path}/")):
-        done = cli("lint", *arguments, "--select", "PG101,PG401,PG406", cwd=folder)
+    for prefix, folder in (("", tmp_path), (f"{tmp_path}/", "/")):
+        done = cli("lint", f"{prefix}anything.txt", "--select", "PG101,PG401,PG406", cwd=folder)
         assert [line.split(": ")[:2] for line in done.stdout.splitlines()[::2]] == [
             [f"{prefix}anything.txt:3", "error PG406"], [f"{prefix}net.prototxt:5", "error PG101"]]
 
 
 def test_images_an_update_are_a_note_that_does_not_count(cli):
-    done = cli("lint", "generated/attention92-cifar/solver.prototxt", "--gpus", "4", "--ignore", "PG402", cwd=REPOSITORY)
+    solver = "generated/attention92-cifar/solver.prototxt"
+    done = cli("lint", solver, "--gpus", "4", "--ignore", "PG402", cwd=REPOSITORY)
     assert done.returncode == 0 and done.stderr == "0 errors, 0 warnings in 1 file\n"
-    assert done.stdout == ("generated/attention92-cifar/solver.prototxt:8: note PG410: "
-                           "64 images x iter_size 1 x 4 GPUs = 256 images an update\n")
+    assert done.stdout == f"{solver}:8: note PG410: 64 images x iter_size 1 x 4 GPUs = 256 images an update\n"
 
 
 def test_several_files_are_sorted_and_counted(cli):
     paths = [CASES / name / "bad.prototxt" for name in ("PG202", "PG105", "PG105")]
     done = cli("lint", *paths)
-    named = [re.match(r"(.*?):(\d+): ", line).groups() for line in done.stdout.splitlines() if not line.startswith("  ")]
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("  ")]
+    named = [re.match(r"(.*?):(\d+): ", line).groups() for line in lines]
     assert named == sorted(named, key=lambda one: (one[0], int(one[1])))
     assert {Path(file).parent.name for file, _ in named} == {"PG105", "PG202"}
     assert done.stderr.endswith("in 2 files\n")
