@@ -113,7 +113,7 @@ def infer(
     Raises Error where Caffe would refuse the net, and for a type without a rule unless ``allow_unknown``.
     """
     place = Place(phase, dict(given or {}))
-    layers = [*_input_layers(net, place), *layers_in(net, net_state(phase, net, stages, level))]
+    layers = [*_input_layers(net, place, where), *layers_in(net, net_state(phase, net, stages, level))]
     _check_bottoms(layers, where)
     blobs: Dict[str, Optional[Shape]] = {}
     makers: Dict[str, LayerInfo] = {}
@@ -168,7 +168,7 @@ def _apply(layer: Any, bottoms: List[Optional[Shape]], place: Place, allow_unkno
     return made
 
 
-def _input_layers(net: Any, place: Place) -> List[Any]:
+def _input_layers(net: Any, place: Place, where: str) -> List[Any]:
     """Return the legacy ``input`` fields as the Input layer that Caffe's own upgrade makes of them."""
     if not net.input:
         return []
@@ -180,6 +180,10 @@ def _input_layers(net: Any, place: Place) -> List[Any]:
             shape.dim.extend(place.given[name])
         elif index < len(net.input_shape):
             shape.CopyFrom(net.input_shape[index])
+        elif len(dims) < 4:
+            # Caffe reads behind the end of the list.
+            hint = f"--input {name}=1,3,224,224 tells the shape"
+            raise Error(f"input '{name}' has {len(dims)} of 4 values of input_dim, and no input_shape", where, hint)
         else:
             shape.dim.extend(dims)
     return [layer]

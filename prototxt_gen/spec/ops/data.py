@@ -93,7 +93,10 @@ def dummy_data(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
         raise Misfit(f"each field of its size must be given once, or once for each of its {plural(tops, 'top')}, "
                      "and so must data_filler where there is one")
     columns = [values * tops if len(values) == 1 else values for values in fields]
-    return Made(list(zip(*columns)) if any(old) else columns[0])
+    shapes = list(zip(*columns)) if any(old) else columns[0]
+    if not all(count(shape) for shape in shapes):
+        raise Misfit("there are no values to fill")
+    return Made(shapes)
 
 
 @rules.add("HDF5Data", bottoms=0, tops=(1, None))

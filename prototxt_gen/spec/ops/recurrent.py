@@ -77,9 +77,9 @@ class _Sizes:
         self.cells, self.streams, self.inner, self.static = count(x[:2]), x[1], count(x, 2), 0
         if len(rest) > exposed:
             static = rest.pop(0)
-            if len(static) < 2 or static[0] != self.streams:
-                raise Misfit("its third bottom must be (N, S...)")
             self.static = count(static, 1)
+            if len(static) < 2 or static[0] != self.streams or not self.static:
+                raise Misfit("its third bottom must be (N, S...)")
         state = (1, self.streams, self.hidden)
         if any(shape != state for shape in rest):
             raise Misfit(f"its hidden states must be (1, {self.streams}, {self.hidden})")
