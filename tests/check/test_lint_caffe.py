@@ -1,18 +1,26 @@
 """What lint calls an error, real Caffe refuses or gets wrong; what lint passes, it takes."""
 
 import json
+import random
+import re
 from pathlib import Path
 
 import pytest
 
-from prototxt_gen.check.lint import Options, lint, registry
+from prototxt_gen.check.lint import ERROR, Options, lint, registry
 from prototxt_gen.check.lint_graph import types_of
 from prototxt_gen.check.lint_solver import POLICIES, SOLVER_TYPES
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core.errors import Error
+from prototxt_gen.core.graph import TEST
+from prototxt_gen.nets.builder import DEPLOY, build
+from prototxt_gen.nets.configs import NETWORKS, vary
 
 CASES = Path(__file__).parent / "lint"
 LOAD_NETS = Path(__file__).parent.parent / "spec" / "load_nets.py"
 REFUSED = ("PG101", "PG102", "PG104", "PG106", "PG201", "PG304")
+# Errors that Caffe does not see.
+UNSEEN = ("PG105", "PG108", "PG202")
 TAKEN_IN_SILENCE = ("PG103", "PG105", "PG107", "PG108", "PG109", "PG202", "PG301", "PG302", "PG303", "PG305")
 
 # Each file in a forked process, since a failed CHECK ends it; prints a list of exit statuses.
@@ -99,3 +107,39 @@ def test_a_solver_that_caffe_ends_on_is_found(tried, rest):
 @pytest.mark.parametrize("rest", TAKEN_SOLVERS)
 def test_a_solver_without_findings_takes_its_first_step(tried, rest):
     assert tried[rest] == (0, set())
+
+
+def with_a_slip(text, chance):
+    """The text with one line lost, one value replaced, or one bottom or top named like another."""
+    lines = text.split("\n")
+    at = chance.randrange(len(lines))
+    blobs = [number for number, line in enumerate(lines) if re.match(" *(bottom|top):", line)]
+    kind = chance.choice(["drop", "value", "value", "blob"])
+    if kind == "drop":
+        del lines[at]
+    elif kind == "value":
+        values = ["0", "1", "2", "3", "40", '"data"', '"conv1"', '"ReLU"', '"Pooling"', '"Eltwise"', '"BN"', '"Concat"']
+        lines[at] = re.sub(": .*", f": {chance.choice(values)}", lines[at])
+    else:
+        one, other = chance.sample(blobs, 2)
+        lines[one] = lines[one].split(":")[0] + ":" + lines[other].split(":")[1]
+    return "\n".join(lines)
+
+
+def test_the_errors_of_nets_with_a_slip_are_the_refusals_of_caffe(run_caffe_python, tmp_path):
+    net = build(vary(NETWORKS["attention56-cifar"], dict(modules="1,0,0", widths="4,4,4,4")), DEPLOY).dumps()
+    chance, texts, faulty = random.Random(3), [], []
+    while len(texts) < 80:
+        text = with_a_slip(net, chance)
+        try:
+            found = lint(text, "net", Options(registry.rules(), phases=(TEST,)))
+        except Error:
+            continue
+        texts.append(text)
+        faulty.append(any(one.severity == ERROR and one.rule not in UNSEEN for one in found))
+    jobs = [dict(net=text, phase=TEST, stages=[], level=0, folder=str(tmp_path)) for text in texts]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    run_caffe_python(LOAD_NETS, tmp_path / "jobs.json", tmp_path / "found.json")
+    refused = [one is None for one in json.loads((tmp_path / "found.json").read_text())["nets"]]
+    assert 20 < sum(refused) < 70
+    assert [text for text, a, b in zip(texts, faulty, refused) if a != b] == []
