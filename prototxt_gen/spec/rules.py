@@ -34,7 +34,8 @@ class Buffer(NamedTuple):
 class Made:
     """What a rule says of one layer: shapes of its tops, parameter blobs in Caffe's order, multiply-adds, buffers.
 
-    ``macs`` counts the multiply-adds of matrix products and convolutions, as the paper's 'FLOPs' do; zero is written.
+    ``macs`` counts the multiply-adds of matrix products and convolutions, as the paper's 'FLOPs' do: none
+    for layers that scale, add or compare.
     ``loss`` is the loss weight of the first top where the file gives none.
     """
 

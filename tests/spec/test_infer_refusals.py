@@ -92,7 +92,8 @@ REFUSED = {
         "layer 'up' (Interp): it takes its size from exactly one of a second bottom, zoom_factor, shrink_factor, "
         "or height and width; it reads 'data' 2x8x6x6", ""),
     "a second top of average pooling": (
-        'layer { name: "p" type: "Pooling" bottom: "data" top: "p" top: "i" pooling_param { pool: AVE kernel_size: 2 } }',
+        'layer { name: "p" type: "Pooling" bottom: "data" top: "p" top: "i" '
+        'pooling_param { pool: AVE kernel_size: 2 } }',
         "layer 'p' (Pooling): this kind of pooling makes at most 1 top, not 2; it reads 'data' 2x8x6x6", ""),
     "padding as large as the kernel": (
         'layer { name: "pool" type: "Pooling" bottom: "data" top: "pool" pooling_param { kernel_size: 2 pad: 2 } }',
