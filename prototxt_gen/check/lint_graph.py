@@ -246,6 +246,22 @@ def old_form(file: NetFile) -> Iterator[Hit]:
         yield Hit("layers[0]", f"the net is in an old form, and was {'; '.join(file.notes)}")
 
 
+@registry.add(
+    "PG110", "required-field", about=NET,
+    checks="every field that the schema requires is written",
+    why="Caffe does not parse the file. Only min and max of a Clip layer are required; all other fields have defaults.",
+    mend="Write the field.",
+    bad="clip_param { max: 6 }",
+    good="clip_param { min: 0 max: 6 }",
+)
+def required_field(view: NetView) -> Iterator[Hit]:
+    for index, layer in enumerate(view.layers):
+        if not layer.IsInitialized():
+            for field in layer.FindInitializationErrors():
+                message = f"{view.label(index)} lacks {field}, which the schema requires"
+                yield Hit(f"{view.paths[index]}.{field}", message, f"write {field.split('.')[-1]}: ...", layer.name)
+
+
 _OUT_OF_PLACE_TYPES = ("ArgMax", "Convolution", "Crop", "Deconvolution", "Embed", "Flatten", "Im2col", "InnerProduct",
                        "Interp", "LRN", "LSTM", "Pooling", "RNN", "Reduction", "Reshape", "SPP", "Tile")
 
