@@ -48,7 +48,7 @@ def compare(a: Any, b: Any, phase: Optional[int] = None, given: Optional[Mapping
     Raises Error for an old net that Caffe does not upgrade.
     """
     a, b = upgrade_net(a, "A").message, upgrade_net(b, "B").message
-    if a.SerializeToString(deterministic=True) == b.SerializeToString(deterministic=True):
+    if a.SerializePartialToString(deterministic=True) == b.SerializePartialToString(deterministic=True):
         return Comparison((), (), (), ())
     found: Dict[Change, List[str]] = {}
     effects: Dict[Change, Tuple[Effect, Optional[int]]] = {}
@@ -77,11 +77,15 @@ def compare(a: Any, b: Any, phase: Optional[int] = None, given: Optional[Mapping
     return Comparison(differences, consequences, tuple(notes), tuple(totals))
 
 
+_LAST_LEVEL = 2**31 - 1  # of int32
+
+
 def _states(a: Any, b: Any, phase: Optional[int]) -> Iterator[Tuple[str, int, Tuple[str, ...], int, List[List[int]]]]:
     """Yield the states that keep different layers: each phase, alone and with each stage and level of the rules."""
     rules = [rule for net in (a, b) for layer in net.layer for rule in (*layer.include, *layer.exclude)]
     stages = sorted({one for rule in rules for one in (*rule.stage, *rule.not_stage)})
-    levels = {rule.min_level for rule in rules} | {rule.max_level + 1 for rule in rules if rule.HasField("max_level")}
+    bounds = {getattr(rule, name) for rule in rules for name in ("min_level", "max_level") if rule.HasField(name)}
+    levels = {level for bound in bounds for level in (bound - 1, bound, bound + 1) if abs(level) < _LAST_LEVEL}
     seen = set()
     for name, number in PHASES.items():
         if phase not in (None, number):

@@ -92,9 +92,11 @@ def default_of(message: Any, path: str) -> Any:
 def _name(field: Any, value: Any) -> Any:
     if field.enum_type is not None:
         return field.enum_type.values_by_number[value].name
-    if isinstance(value, bytes):
-        return value.hex()
-    # No number would differ from itself, and JSON has no infinity.
+    return value.hex() if isinstance(value, bytes) else plain(value)
+
+
+def plain(value: Any) -> Any:
+    """Return a value, but text for a number that is not finite: NaN differs from itself, and JSON has no infinity."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from prototxt_gen.check.diff_fields import LOSSES, Fields, layer_fields
+from prototxt_gen.check.diff_fields import LOSSES, Fields, layer_fields, plain
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import Graph, Version
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, Shape, infer
@@ -114,7 +114,7 @@ class _Storage:
     last: Tuple[int, int] = (0, 0)
 
 
-def _trace(graph: Graph) -> Tuple[List[List[Source]], List[Tuple[float, ...]]]:
+def _trace(graph: Graph) -> Tuple[List[List[Source]], List[Tuple[Any, ...]]]:
     """Follow each bottom to the top whose values it reads; give each layer the loss weights of its tops."""
     storage: Dict[Version, _Storage] = {}
     made_by: Dict[Version, Tuple[int, int]] = {}
@@ -150,7 +150,7 @@ def _trace(graph: Graph) -> Tuple[List[List[Source]], List[Tuple[float, ...]]]:
             own = [_loss_weight(layer, 0)]  # Caffe gives it a top
         while own and not own[-1]:
             own.pop()
-        by_layer.append(tuple(own))
+        by_layer.append(tuple(map(plain, own)))
     return sources, by_layer
 
 
@@ -194,7 +194,7 @@ def _param_specs(layers: Sequence[Any]) -> Tuple[List[Fields], List[Dict[int, Tu
                 values["decay_mult"] = 0.0  # its own setting leaves 1, and without a rate nothing decays
             for name, value in values.items():
                 if value != 1:
-                    fields[f"param[{blob}].{name}"] = value
+                    fields[f"param[{blob}].{name}"] = plain(value)
             if spec is not None and spec.name and first[spec.name] != (index, blob):
                 owners[blob] = first[spec.name]
                 if spec.share_mode == spec.PERMISSIVE:

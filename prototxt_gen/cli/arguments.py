@@ -59,7 +59,10 @@ def _parse_net(data: bytes, where: str) -> Any:
     """Parse a NetParameter from text, or from binary where it is no text."""
     message_class = DEFAULT_DIALECT.message("NetParameter")
     try:
-        return loads(data.decode(), message_class, where)
+        net = loads(data.decode(), message_class, where)
+        if not net.IsInitialized():  # which Python's parser lets pass, and Caffe's refuses
+            raise Error(f"lacks {', '.join(net.FindInitializationErrors())}, which Caffe requires", where)
+        return net
     except UnicodeDecodeError:
         complaint = Error("is neither prototxt text nor a binary net", where)
     except Error as error:

@@ -219,6 +219,21 @@ def test_a_layer_of_a_stage_is_compared_too():
         "acc: top_k 1 -> 5  [TRAIN with stage 'val', TEST with stage 'val']"]
 
 
+def test_layers_of_a_level_are_compared_too():
+    at_level = 'layer { name: "p" type: "Power" bottom: "x" top: "p" power_param { power: %d } include { %s } }'
+    for rule, where in (("min_level: 3", "  [TRAIN at level 3]"), ("max_level: -1", "  [TRAIN at level -2]"),
+                        ("max_level: 2147483647", "")):
+        found = lines(net(at_level % (1, rule)), net(at_level % (2, rule)), phase=TRAIN)
+        assert found == [f"p: power 1 -> 2{where}"]
+    assert lines(net(at_level % (1, "max_level: 3")), net(at_level % (1, "max_level: 4")), phase=TRAIN) == [
+        "p: added, Power of 'blob x'  [TRAIN at level 4]"]
+
+
+def test_numbers_that_are_none():
+    odd = net('layer { name: "l" type: "Power" bottom: "x" top: "y" loss_weight: nan power_param { scale: nan } }')
+    assert compare(odd, otherwise_named(odd)).same
+
+
 def test_inputs_are_known_by_their_blobs():
     legacy = net('input: "a" input: "b" input_shape { dim: 1 dim: 2 } input_shape { dim: 3 }')
     layers = ('layer { name: "b" type: "Input" top: "b" input_param { shape { dim: 3 } } }'

@@ -1,0 +1,67 @@
+"""NET arguments: whatever stands in a file, it is a net or an error of ours, and two readings of it mean the same."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prototxt_gen.check.diff import compare
+from prototxt_gen.check.diff_text import describe
+from prototxt_gen.cli.arguments import load_net
+from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core.errors import Error
+from prototxt_gen.core.io import loads
+from prototxt_gen.core.upgrade import upgrade_net
+
+NetParameter = DEFAULT_DIALECT.message("NetParameter")
+OLD_NETS = sorted((Path(__file__).parents[1] / "core" / "old_nets").glob("*.prototxt"))
+TEXTS = [path.read_bytes() for path in OLD_NETS]
+BINARIES = [loads(text.decode(), NetParameter).SerializeToString() for text in TEXTS]
+
+
+@pytest.mark.parametrize("path", OLD_NETS, ids=lambda path: path.stem)
+def test_text_and_binary_are_the_same_net_of_today(path, tmp_path, capsys):
+    binary = tmp_path / "net.caffemodel"
+    binary.write_bytes(BINARIES[OLD_NETS.index(path)])
+    nets = [load_net(str(one)).net for one in (path, binary)]
+    notes = capsys.readouterr()
+    assert nets[0] == nets[1] == upgrade_net(loads(path.read_text(), NetParameter)).message
+    assert notes.out == "" and len(notes.err.splitlines()) == 2
+    assert notes.err.startswith(f"note: {path}: upgraded from ")
+    load_net(str(path), quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_required_field_may_not_lack(tmp_path):
+    (tmp_path / "net").write_text('layer { name: "clip" type: "Clip" clip_param { min: 1 } }')
+    with pytest.raises(Error, match="lacks layer.0..clip_param.max, which Caffe requires"):
+        load_net(str(tmp_path / "net"))
+
+
+@st.composite
+def damaged(draw):
+    """The bytes of a real net with a few of them changed, cut out or doubled."""
+    data = bytearray(draw(st.sampled_from(TEXTS + BINARIES)))
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, max(len(data) - 1, 0)))
+        end = at + draw(st.integers(0, 8))
+        data[at:end] = draw(st.one_of(st.binary(max_size=2), st.just(bytes(data[at:end] * 2))))
+    return bytes(data)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.one_of(damaged(), st.binary(max_size=40)))
+def test_damaged_files(data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "damaged"
+    path.write_bytes(data)
+    try:
+        net = load_net(str(path), quiet=True).net
+        twin = type(net)()
+        twin.CopyFrom(net)
+        twin.name += " twin"
+        assert compare(net, twin).same
+        other = upgrade_net(NetParameter.FromString(BINARIES[0])).message
+        assert all(map(describe, compare(net, other).differences))
+    except Error as error:
+        assert error.what
