@@ -133,7 +133,8 @@ layers { layer { name: "conv" type: "conv" num_output: 4 kernelsize: 3 } bottom:
 layers { layer { name: "pool" type: "pool" kernelsize: 9 } bottom: "conv" top: "pool" }
 """
     assert [(one.rule, one.line, one.layer) for one in found_in(v0)] == [("PG202", 4, "pool")]
-    v1 = """layers { name: "data" type: DUMMY_DATA top: "data" dummy_data_param { num: 1 channels: 3 height: 8 width: 8 }
+    v1 = """layers { name: "data" type: DUMMY_DATA top: "data"
+  dummy_data_param { num: 1 channels: 3 height: 8 width: 8 }
 }
 layers { name: "pool" type: POOLING bottom: "dota" top: "pool" pooling_param { kernel_size: 8 } }
 """
