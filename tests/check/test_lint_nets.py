@@ -139,7 +139,7 @@ layers { layer { name: "pool" type: "pool" kernelsize: 9 } bottom: "conv" top: "
 layers { name: "pool" type: POOLING bottom: "dota" top: "pool" pooling_param { kernel_size: 8 } }
 """
     (fault,) = found_in(v1)
-    assert (fault.rule, fault.line, fault.hint) == ("PG101", 3, "did you mean 'data'?")
+    assert (fault.rule, fault.line, fault.hint) == ("PG101", 4, "did you mean 'data'?")
 
 
 @pytest.mark.parametrize("text, what", [
