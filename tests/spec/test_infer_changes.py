@@ -17,11 +17,12 @@ def numbers(message):
     for field, value in message.ListFields():
         if field.name.endswith("filler") or field.name == "input_dim":
             continue
+        is_list = hasattr(value, "extend")
         if field.cpp_type == field.CPPTYPE_MESSAGE:
-            for one in value if field.is_repeated else [value]:
+            for one in value if is_list else [value]:
                 yield from numbers(one)
         elif field.cpp_type not in (field.CPPTYPE_STRING, field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE):
-            for position in range(len(value)) if field.is_repeated else [None]:
+            for position in range(len(value)) if is_list else [None]:
                 yield message, field.name, position
 
 
