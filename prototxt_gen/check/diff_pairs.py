@@ -11,8 +11,12 @@ from prototxt_gen.check.diff_fields import LOSSES, default_of
 from prototxt_gen.check.diff_view import Source, Unit, View
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.spec.infer import Shape
+from prototxt_gen.spec.rules import rules
 
 CONSEQUENCE = "consequence"  # the kind of a layer that is the same, and not what it holds or makes
+# Types with parameters, for nets whose shapes are not known.
+_WEIGHTED = {"BN", "BatchNorm", "Bias", "Convolution", "Deconvolution", "Embed", "InnerProduct", "LSTM", "PReLU",
+             "Parameter", "RNN", "Scale"}
 _LAYER = DEFAULT_DIALECT.message("LayerParameter")
 
 
@@ -177,7 +181,9 @@ def _shape_of(unit: Unit, sources: Sequence[Source], shares: Mapping[int, Any]) 
 
 
 def _has_params(unit: Unit) -> bool:
-    return unit.info is None or not unit.info.known or bool(unit.info.params)
+    if unit.info is not None and unit.info.known:
+        return bool(unit.info.params)
+    return unit.type in _WEIGHTED or unit.type not in rules
 
 
 def _names(sources: Sequence[Source]) -> Tuple[str, ...]:

@@ -191,6 +191,14 @@ def test_renamed_layers_are_known_by_structure():
     assert found.notes == ("1 layer without parameters is renamed: 'relu1' -> 'rectifier'",)
 
 
+def test_renamed_layers_where_no_shapes_are_known():
+    text = ('layer { name: "ip" type: "InnerProduct" bottom: "x" top: "ip" }'
+            'layer { name: "relu" type: "ReLU" bottom: "ip" top: "r" } layer { name: "own" type: "Own" bottom: "r" }')
+    found = compare(net(text), net(text.replace('name: "', 'name: "new_')))
+    assert [one.layer for one in found.differences] == ["ip", "own"]
+    assert found.notes[0] == "1 layer without parameters is renamed: 'relu' -> 'new_relu'"
+
+
 def test_all_layers_renamed_at_once():
     small = net(LENET)
     for layer in small.layer:
