@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
@@ -35,17 +34,16 @@ def test_set_up_commands_are_the_two_there_are():
 
 def test_plain_install_in_a_fresh_environment_generates_without_caffe(tmp_path):
     """The first block: a wheel built from the sources, its dependencies only, no Caffe anywhere near."""
-    install, generate = blocks("sh")[0].splitlines()
-    venv.create(tmp_path / "venv", with_pip=True)
-    tools = tmp_path / "venv/bin"
+    environment, install, generate = blocks("sh")[0].splitlines()
     copy = tmp_path / "clone"
     tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True)
     for name in filter(None, tracked.stdout.split("\0")):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
     assert install == "pip install ."
-    done = run(install, copy, tools)
+    done = run(f"{environment} && {install}", copy, "/usr/bin")
     assert done.returncode == 0, done.stderr
+    tools = copy / ".venv/bin"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     nowhere = {"PROTOTXT_GEN_CACHE": str(tmp_path / "empty"), "CAFFE_ROOT": ""}
@@ -67,10 +65,14 @@ def test_all_other_commands_run(tmp_path):
     """In one folder, in the README's order: later commands use what earlier ones wrote."""
     bin_folder = Path(sys.executable).parent
     for command in commands():
-        if command in SETUP or command == "pip install .":
+        if command in SETUP or command in blocks("sh")[0]:
             continue
         done = run(command, tmp_path, bin_folder)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_nothing_is_left_to_fill_in():
+    assert not re.search(r"@\w+@", README)
 
 
 def test_the_list_shown_is_the_list_printed(cli):
@@ -90,7 +92,13 @@ def test_quickstart_trains_to_75_percent(caffe_build):
     assert done.returncode == 0, done.stderr[-3000:]
     accuracy = float(re.search(r"^accuracy/top1 = (\S+)$", done.stdout, re.MULTILINE).group(1))
     assert accuracy >= 0.75
-    made = {path.suffix for path in (ROOT / "quickstart/run").iterdir()}
+    log = ROOT / re.search(r"^log = (\S+)$", done.stdout, re.MULTILINE).group(1)
+    assert "Optimization Done." in log.read_text()
+    made = {path.suffix for path in log.parent.iterdir()}
     assert {".caffemodel", ".solverstate", ".log", ".prototxt"} <= made
-    log = next((ROOT / "quickstart/run").glob("*.log")).read_text()
-    assert "Optimization Done." in log
+
+
+def test_quickstart_takes_no_arguments():
+    for arguments, code in ((["--help"], 0), (["again"], 2)):
+        done = subprocess.run([str(ROOT / "tools/quickstart"), *arguments], capture_output=True, text=True)
+        assert done.returncode == code and "usage: tools/quickstart" in done.stderr

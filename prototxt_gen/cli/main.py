@@ -61,8 +61,7 @@ class Root(click.Group):
             sys.stdout.flush()
             return result
         except BrokenPipeError:
-            # Caught before click makes it exit code 1. Python flushes once more on its way out: give it somewhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Caught before click makes it exit code 1.
             raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -85,22 +84,48 @@ def root() -> None:
 
 def run() -> None:
     """Entry point of the console script: every ending of a command as an exit code."""
-    sys.exit(_run())
+    code = _run()
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError:
+        # Python flushes once more on its way out; what is left has nowhere to go but here.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
 def _run() -> int:
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    if sys.stdout is None:
+        click.echo("error: standard output is closed", err=True)
+        return 2
     try:
         result = root.main(standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _tell(error.message, error.exit_code, error)
     except Error as error:
-        click.echo(f"error: {error}", err=True)
-        return error.exit_code
+        return _tell(str(error), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        return 128 + signal.SIGINT
+        return _tell("", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {place}{error.strerror or error}", err=True)
-        return 2
+        return _tell(f"{place}{error.strerror or error}", 2)
+
+
+def _tell(text: str, code: int, usage: Optional[click.ClickException] = None) -> int:
+    """Say on stderr why a command ended, where that can still be heard, and return the exit code."""
+    try:
+        if usage is not None:
+            usage.show()
+        else:
+            click.echo(f"error: {text}" if text else "interrupted", err=True)
+    except OSError:
+        pass
+    return code

@@ -21,8 +21,8 @@ def network_command(name: str) -> click.Command:
     config = find_network(name)
 
     @click.command(name, help=_help(config), short_help=_short_help(config))
-    @click.option("--phase", type=click.Choice(["train", "deploy"]), default="train", show_default=True,
-                  help="train: data layers, fillers, loss, accuracies. deploy: Input and Softmax.")
+    @click.option("--phase", type=click.Choice(["train", "deploy"]),
+                  help="train: data layers, fillers, loss, accuracies. deploy: Input and Softmax.  [default: train]")
     @click.option("--published", is_flag=True, help="The authors' own deploy file, repaired where Caffe refuses it.")
     @click.option("--source", metavar="LMDB", help="Training images.  [default: train_lmdb]")
     @click.option("--test-source", metavar="LMDB", help="Test images.  [default: test_lmdb]")
@@ -55,6 +55,8 @@ def generate(name: str, options: Dict[str, Any]) -> str:
 
     form = PUBLISHED if options["published"] else DEPLOY if options["phase"] == "deploy" else TRAIN
     _refuse_unused(form, options)
+    if options["net_name"] == "":
+        raise Error("--name is empty")
     config = find_network(name)
     if options["settings"]:
         config = vary(config, assignments(options["settings"]))
@@ -115,7 +117,7 @@ def _help(config: NetConfig) -> str:
 def _refuse_unused(form: str, options: Dict[str, Any]) -> None:
     """An option that would change nothing is a mistake to name, not to swallow."""
     unused = {"train": (), "deploy": TRAIN_ONLY}.get(
-        form, (*TRAIN_ONLY, "batch_size", "input_size", "classes", "net_name", "settings"))
+        form, (*TRAIN_ONLY, "phase", "batch_size", "input_size", "classes", "net_name", "settings"))
     for option in unused:
         if options[option]:
             flag = {"net_name": "--name", "settings": "--set"}.get(option, "--" + option.replace("_", "-"))

@@ -35,6 +35,10 @@ def solver(net: str, preset: Optional[str], net_file: Optional[str], settings: T
 
     Presets: imagenet and cifar are the paper's recipes, smoke a short run on the CPU.
     """
+    if net == "-" and not net_file:
+        raise Error("a solver names its net by file", hint="say which file standard input is: --net FILE")
+    if options["snapshot_prefix"] == "":
+        raise Error("--snapshot-prefix is empty")
     facts, path, short_name = _net_facts(net, options["batch_size"], options["test_batch_size"])
     text = solvers.render_solver(
         facts,

@@ -135,7 +135,22 @@ class Parameters:
         if name + "Parameter" not in messages:
             known = [one[: -len("Parameter")] for one in messages if one.endswith("Parameter")]
             raise AttributeError(str(Error(f"the schema has no {name}Parameter", hint=did_you_mean(name, known))))
-        return DEFAULT_DIALECT.message(name + "Parameter")
+        return _Constants(DEFAULT_DIALECT.message(name + "Parameter"))
+
+
+class _Constants:
+    """The enum values of one parameter message."""
+
+    def __init__(self, message: Any) -> None:
+        self._message = message
+
+    def __getattr__(self, name: str) -> int:
+        values = {value.name: value.number for enum in self._message.DESCRIPTOR.enum_types for value in enum.values}
+        if name not in values:
+            message = self._message.DESCRIPTOR.name
+            hint = did_you_mean(name, values, f"its constants are {', '.join(values)}" if values else "")
+            raise AttributeError(str(Error(f"{message} has no constant '{name}'", hint=hint)))
+        return values[name]
 
 
 layers = Layers()
@@ -231,7 +246,8 @@ def _assign(message: Any, name: str, value: Any, place: str) -> None:
         else:
             setattr(message, name, value)
     except (TypeError, ValueError, AttributeError) as error:
-        raise Error(f"field '{name}' of {place} does not take {value!r}", hint=str(error)) from None
+        hint = f"its values are {', '.join(field.enum_type.values_by_name)}" if field.enum_type else str(error)
+        raise Error(f"field '{name}' of {place} does not take {value!r}", hint=hint) from None
 
 
 def _assign_fields(message: Any, values: Mapping[str, Any], place: str) -> None:

@@ -120,7 +120,7 @@ def _choose(given: Optional[str]) -> Tuple[Path, str]:
     root = caffe_build.cached(parts)
     if root is not None:
         return root, "built"
-    stale = [f"{path} is stale: made with another {', '.join(changed)}"
+    stale = [f"{path} is stale: {', '.join(changed)} changed since it was made"
              for path, changed in caffe_build.stale(parts).items()]
     looked = f"no Caffe is found; looked at --caffe, CAFFE_ROOT and {caffe_build.cache_dir()}"
     raise NoCaffe("\n".join([looked, *stale]), hint=BUILD_HINT)

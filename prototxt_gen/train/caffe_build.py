@@ -71,15 +71,19 @@ def key_of(parts: Dict[str, Any]) -> str:
 def cached(parts: Dict[str, Any]) -> Optional[Path]:
     """Return the finished build with exactly these ingredients."""
     root = cache_dir() / key_of(parts)
-    return root if (root / RECORD).is_file() else None
+    whole = all((root / name).is_file() for name in (RECORD, "bin/caffe"))
+    return root if whole else None
 
 
 def stale(parts: Dict[str, Any]) -> Dict[Path, List[str]]:
     """Return every other finished build with the names of the ingredients that differ from ``parts``."""
     found = {}
     for record in sorted(cache_dir().glob(f"*/{RECORD}")):
-        was = json.loads(record.read_text())
-        changed = [name for name in parts if was.get(name) != parts[name]]
+        try:
+            was = json.loads(record.read_text())
+            changed = [name for name in parts if was.get(name) != parts[name]]
+        except (OSError, ValueError, AttributeError):
+            changed = [RECORD]
         if changed:
             found[record.parent] = changed
     return found

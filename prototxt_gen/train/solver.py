@@ -131,7 +131,7 @@ def render_solver(
     wanted = total_batch or preset.total_batch or facts.batch * gpus
     iter_size, rest = divmod(wanted, facts.batch * gpus)
     if rest or not iter_size:
-        raise Error(f"{wanted} images an update are no multiple of {facts.batch} images x {gpus} GPUs",
+        raise Error(f"{wanted} images an update are no multiple of {facts.batch} images x {gpus} GPU{'s' * (gpus > 1)}",
                     hint="choose another --total-batch, --gpus or batch size of the net")
     test_images = test_images or preset.test_images
     text = _render(dict(

@@ -68,6 +68,8 @@ def test_output_check_and_diff(cli, tmp_path):
     (["attention56", "-o", "a", "--check", "b"], "-o, --check and --diff exclude one another"),
     (["attention56-cifar", "--published"], "error: the authors published no file of Attention-56-CIFAR"),
     (["attention56", "--published", "--classes", "3"], "--classes has no meaning with --published"),
+    (["attention56", "--published", "--phase", "deploy"], "--phase has no meaning with --published"),
+    (["attention56", "--name", ""], "--name is empty"),
     (["attention56", "--phase", "deploy", "--source", "x"], "--source has no meaning with --phase deploy"),
     (["attention56", "--crop", "224", "--input-size", "320"], "--crop 224 and --input-size 320 differ"),
     (["attention56", "--phase", "deploy", "--input-size", "8"], "too small"),
@@ -114,9 +116,20 @@ def test_a_reader_that_goes_away(cli_path):
     assert result.returncode == 141 and result.stdout == 'name: "Attention-452-CIFAR"\n' and result.stderr == ""
 
 
-def test_a_full_disk_is_no_stack_trace(cli_path):
-    result = subprocess.run(["bash", "-c", f"{cli_path} attention56 > /dev/full"], capture_output=True, text=True)
-    assert result.returncode == 2 and result.stderr == "error: No space left on device\n"
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command, redirect, code, message", [
+    ("attention56", "> /dev/full", 2, "error: No space left on device\n"),
+    ("list", "> /dev/full", 2, "error: No space left on device\n"),
+    ("--help", "> /dev/full", 2, "error: No space left on device\n"),
+    ("attention56", ">&-", 2, "error: standard output is closed\n"),
+    ("list --json", ">&-", 2, "error: standard output is closed\n"),
+    ("nothing", "2>/dev/full", 2, ""),
+    ("nothing", "2>&-", 2, ""),
+])
+def test_outputs_that_take_nothing(cli_path, unbuffered, command, redirect, code, message):
+    done = subprocess.run(["bash", "-c", f"{cli_path} {command} {redirect}"], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+    assert (done.returncode, done.stderr) == (code, message)
 
 
 def test_module_is_the_command(cli):

@@ -56,6 +56,9 @@ def test_a_net_file_gives_its_batch_sizes(cli, tmp_path):
     (["attention56", "--set", "bas_lr=1"], "a solver has no field 'bas_lr'\nhint: did you mean 'base_lr'?"),
     (["attention56", "--set", "base_lr=fast"], "--set base_lr=fast:1:10: "),
     (["attention56", "--set", "solver_mode=TPU"], "SolverMode has no value 'TPU'"),
+    (["-"], "a solver names its net by file\nhint: say which file standard input is: --net FILE"),
+    (["attention56", "--snapshot-prefix", ""], "--snapshot-prefix is empty"),
+    (["attention56", "--total-batch", "3"], "3 images an update are no multiple of 32 images x 1 GPU\n"),
     (["attention56", "--set", "base_lr"], "--set base_lr has no '='"),
 ])
 def test_mistakes(cli, arguments, message):

@@ -113,8 +113,11 @@ def test_unknown_tops_and_constants():
     assert not hasattr(n, "other") and "conv1" in n and "other" not in n
     with pytest.raises(AttributeError, match="did you mean 'Pooling'"):
         P.Poolin
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="PoolingParameter has no constant 'MAXX'\nhint: did you mean 'MAX'"):
         P.Pooling.MAXX
+    with pytest.raises(Error) as caught:
+        L.Pooling(L.Data(), pool="MAXX").to_proto()
+    assert caught.value.hint == "its values are MAX, AVE, STOCHASTIC"
 
 
 def test_a_netspec_can_be_copied_and_pickled():

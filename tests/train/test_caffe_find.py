@@ -94,7 +94,25 @@ def test_a_stale_build_is_named_and_not_taken(empty_cache):
     (old / "build.json").write_text(json.dumps({**builder.ingredients(), "native": "older"}))
     with pytest.raises(caffe.NoCaffe) as caught:
         caffe.find()
-    assert f"{old} is stale: made with another native" in caught.value.what
+    assert f"{old} is stale: native changed since it was made" in caught.value.what
+
+
+@pytest.mark.parametrize("record", ["", "[]", "{", "null"])
+def test_a_damaged_record_is_stale(empty_cache, record):
+    old = empty_cache / "caffe" / "0123"
+    old.mkdir(parents=True)
+    (old / "build.json").write_text(record)
+    with pytest.raises(caffe.NoCaffe) as caught:
+        caffe.find()
+    assert f"{old} is stale: build.json changed" in caught.value.what
+
+
+def test_a_build_without_its_program_is_none(empty_cache):
+    root = empty_cache / "caffe" / builder.key_of(builder.ingredients())
+    root.mkdir(parents=True)
+    (root / "build.json").write_text(json.dumps(builder.ingredients()))
+    with pytest.raises(caffe.NoCaffe):
+        caffe.find()
 
 
 @pytest.mark.parametrize("make, reason", [
