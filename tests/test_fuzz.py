@@ -9,6 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from prototxt_gen.check.diff import compare
+from prototxt_gen.check.lint import Options, lint, registry
 from prototxt_gen.check.paper import check_paper
 from prototxt_gen.check.summary import summary_document, summary_rows
 from prototxt_gen.cli.arguments import load_net
@@ -100,6 +102,10 @@ def broken_messages(draw):
 def read_in_every_way(path):
     """Do what the commands do with a net file. Each may raise Error; anything else is a fault."""
     try:
+        lint(path.read_text(), str(path), Options(registry.rules()))
+    except (Error, UnicodeDecodeError):
+        pass
+    try:
         net = load_net(str(path), quiet=True).net
     except Error:
         return
@@ -112,13 +118,14 @@ def read_in_every_way(path):
             largest_batch(net, 2**30, phase, allow_unknown=True)
         except Error:
             pass
-    try:
-        check_paper(net, "attention56")
-    except Error:
-        pass
+    for question in (lambda: check_paper(net, "attention56"), lambda: compare(SMALL, net), lambda: compare(net, SMALL)):
+        try:
+            question()
+        except Error:
+            pass
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.one_of(broken_messages(), broken_texts()))
 def test_broken_nets(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("fuzz") / "net.prototxt"

@@ -11,17 +11,9 @@ from google.protobuf.message import DecodeError
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.core.io import Model, display_name, loads, read_model
+from prototxt_gen.core.io import Model, display_name, loads
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.nets.configs import NETWORKS
-
-
-def read_net_file(net: str) -> Model:
-    """Read the net file that a NET argument names, once it is known to be no network's name."""
-    if net != "-" and not os.path.exists(net):
-        hint = did_you_mean(net, NETWORKS, "prototxt-gen list shows the networks")
-        raise Error(f"there is no network and no file '{net}'", hint=hint)
-    return read_model(net)
 
 
 def load_net(argument: str, quiet: bool = False) -> Model:

@@ -6,7 +6,7 @@ from typing import Any, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.arguments import assignments, read_net_file
+from prototxt_gen.cli.arguments import assignments, load_net
 from prototxt_gen.cli.output import deliver, output_options
 from prototxt_gen.core.errors import Error
 from prototxt_gen.nets.configs import NETWORKS
@@ -61,6 +61,6 @@ def _net_facts(net: str, batch: Optional[int], test_batch: Optional[int]) -> Tup
         return facts, "train.prototxt", net
     if batch or test_batch:
         raise Error("--batch-size and --test-batch-size are read off the net file", hint="leave them out")
-    facts = solvers.facts_of_net(read_net_file(net).net, net)
+    facts = solvers.facts_of_net(load_net(net).net, net)
     short_name = next((name for name, config in NETWORKS.items() if config.name == facts.name), "net")
     return facts, net, short_name

@@ -121,7 +121,7 @@ def insert_splits(layers: Iterable[Any]) -> List[Any]:
             split.top.extend(f"{name}_{i}" for i in range(uses))
             first = 0
             if weight:
-                split.loss_weight.append(weight)
+                split.loss_weight.extend([weight] + [0] * (uses - 1))
                 del copy.loss_weight[:]
                 first = 1
             for use, (reader, position) in enumerate(version.readers, first):
