@@ -122,7 +122,9 @@ def read_idx(path: Path, magic: int) -> Any:
             size = int(numpy.prod(shape, dtype=object))
             data = file.read()
     except FileNotFoundError:
-        raise Error("there is no such file", where=str(path), hint=FASHION_MNIST_HINT) from None
+        # The package brings the files into its own folder only.
+        hint = FASHION_MNIST_HINT if path.parent == Path(FASHION_MNIST_DIR) else ""
+        raise Error("there is no such file", where=str(path), hint=hint) from None
     except (OSError, EOFError, zlib.error) as error:
         raise Error(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=str(path)) from None
     if len(data) != size:
@@ -185,6 +187,10 @@ def write_folder(
     agree.
     """
     _import_pillow()
+    place, target = Path(folder).resolve(), Path(out).resolve()
+    if place == target or place in target.parents:
+        hint = "it would be taken for a class of images: write it beside the folder"
+        raise Error(f"lies inside the folder of images '{folder}'", str(out), hint)
     classes, train, test = list_folder(folder, test_share)
     splits = []
     for files in (train, test):
@@ -263,11 +269,14 @@ def _split(by_class: Dict[str, List[_File]], test_share: float) -> Tuple[List[_F
 
 
 def _read_images(files: Sequence[_File], form: ImageForm, skipped: Skipped) -> Iterator[Image]:
+    pillow, _ = _import_pillow()
     for file in files:
         try:
             pixels, encoded = _read_image(file.path, form)
         except MemoryError:
             raise
+        except pillow.UnidentifiedImageError:
+            skipped(file.path, "is no image")
         # Pillow's decoders raise whatever a damaged file leads them to: OSError, SyntaxError, struct.error, ...
         except Exception as error:
             skipped(file.path, " ".join(str(getattr(error, "strerror", None) or error).split()))

@@ -51,13 +51,13 @@ def test_an_existing_folder_needs_force(cli, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--from", "none"], "apt-get install dataset-fashion-mnist"),
+    (["--from", "none"], "none/train-images-idx3-ubyte.gz: there is no such file\n"),
     (["--limit", "0"], "--limit"),
 ])
 def test_fashion_mnist_refusals(cli, tmp_path, arguments, message):
     result = cli("data", "fashion-mnist", "out", *arguments, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
-    assert message in result.stderr and "Traceback" not in result.stderr
+    assert message in result.stderr and "Traceback" not in result.stderr and "apt-get" not in result.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -69,9 +69,27 @@ def test_a_folder_of_images(cli, folder, tmp_path):
         f"{tmp_path}/out/train_lmdb: 2 images of 2 classes",
         f"{tmp_path}/out/test_lmdb: 2 images",
     ]
-    assert f"skipped: {folder}/train/cat/bad.jpg: cannot identify image file" in result.stderr
+    assert f"skipped: {folder}/train/cat/bad.jpg: is no image\n" in result.stderr
     assert "1 images could not be read and were left out" in result.stderr
     assert (tmp_path / "out" / "labels.txt").read_text() == "cat\ndog\n"
+
+
+def test_images_none_of_which_can_be_read_are_named(cli, folder, tmp_path):
+    for name in ("cat", "dog"):
+        (folder / "train" / name / "1.pgm").write_text("no picture")
+    result = cli("data", "folder", folder, tmp_path / "out")
+    assert (result.returncode, result.stdout) == (2, "")
+    for name in ("cat", "dog"):
+        assert f"skipped: {folder}/train/{name}/1.pgm: is no image\n" in result.stderr
+    assert "none of the 2 images for 'train_lmdb' could be read" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_inside_the_folder_of_images_is_refused(cli, folder):
+    for out in ("in/out", "in", "in/train/cat/out"):
+        result = cli("data", "folder", "in", out, "--force", cwd=folder.parent)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert f"error: {out}: lies inside the folder of images 'in'" in result.stderr
 
 
 @pytest.mark.parametrize("arguments, message", [

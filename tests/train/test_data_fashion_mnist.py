@@ -94,7 +94,11 @@ def test_a_wrong_file_is_named(source, tmp_path, name, damage, message):
     assert os.listdir(tmp_path) == ["source"]
 
 
-def test_a_missing_package_is_told(tmp_path):
+def test_a_missing_package_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_sources, "FASHION_MNIST_DIR", str(tmp_path))
     with pytest.raises(Error, match="there is no such file") as caught:
         data_sources.write_fashion_mnist(tmp_path / "out", str(tmp_path))
     assert caught.value.hint == "apt-get install dataset-fashion-mnist"
+    with pytest.raises(Error, match="there is no such file") as caught:
+        data_sources.write_fashion_mnist(tmp_path / "out", str(tmp_path / "own"))
+    assert caught.value.hint == ""
