@@ -21,15 +21,16 @@ INTERRUPTED = 130
 @click.option("--weights", metavar="FILE", help="Start from the weights in a .caffemodel; several with commas.")
 @click.option("--caffe", "root", metavar="DIR", help="The Caffe to run.  [default: as caffe info finds it]")
 @click.option("--log", metavar="FILE", help="Append Caffe's log to FILE.  [default: <snapshot_prefix>.log]")
+@click.option("--verbose", is_flag=True, help="Show Caffe's whole log, and not only what one watches a training by.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the command, start nothing.")
 def train(
     solver: str, cpu: bool, gpu: Optional[str], snapshot: Optional[str], weights: Optional[str], root: Optional[str],
-    log: Optional[str], dry_run: bool,
+    log: Optional[str], verbose: bool, dry_run: bool,
 ) -> int:
     """Train with a SOLVER prototxt.
 
-    Runs caffe train in the current directory, with its log on standard error and in a file, and ends with the accuracy
-    reached. Ctrl-C lets Caffe write a snapshot and stop; a second one kills it.
+    Runs caffe train in the current directory. Its log goes to a file, and iterations, losses, tests, snapshots and
+    warnings to standard error; the accuracy reached comes at the end. Ctrl-C lets Caffe write a snapshot and stop; a second one kills it.
     """
     plan = launch.plan(solver, caffes.find(root), cpu=cpu, gpu=gpu, snapshot=snapshot, weights=weights, log=log)
     if plan.solver_text is not None:
@@ -43,7 +44,7 @@ def train(
         stderr.write(data)
         stderr.flush()
 
-    outcome = launch.run(plan, echo, lambda text: click.echo(text, err=True))
+    outcome = launch.run(plan, echo, lambda text: click.echo(text, err=True), verbose)
     for line in summary(plan, outcome):
         click.echo(line)
     if not outcome.interrupted:

@@ -24,10 +24,11 @@ from prototxt_gen.core.errors import CaffeError, Error
 from prototxt_gen.core.io import dumps, write_text
 from prototxt_gen.train import preflight
 from prototxt_gen.train.caffe import Caffe
-from prototxt_gen.train.logs import TrainingLog
+from prototxt_gen.train.logs import TrainingLog, is_watched
 
 GPU_IDS = re.compile(r"all|\d+(,\d+)*")
 MEMORY_HINT = "the kernel kills a process when memory runs out: dmesg tells; a smaller batch_size needs less"
+DISK_HINT = "the disk may be full, or the folder of the snapshots gone"
 
 STOP_NOTICE = "stopping: Caffe ends its iteration and writes a snapshot; once more to kill it"
 
@@ -83,14 +84,18 @@ def plan(
     solver = preflight.read_solver(solver_path)
     asks_for_gpu = solver.HasField("solver_mode") and solver.solver_mode == preflight.GPU
     _check_gpu(solver_path, caffe, gpu, asks_for_gpu and not cpu)
-    for used in preflight.used_nets(solver, solver_path):
+    preflight.check_method(solver, solver_path)
+    nets = preflight.used_nets(solver, solver_path)
+    for used in nets:
         preflight.check_net(used, solver_path, caffe.layers)
     if snapshot is not None:
         preflight.check_snapshot(snapshot)
     for files in [weights] if weights is not None else [] if snapshot is not None else solver.weights:
-        preflight.check_weights(files)
+        preflight.check_weights(files, nets[0])
 
     prefix = preflight.snapshot_prefix(solver, solver_path)
+    log = log or f"{prefix}.log"
+    preflight.check_results(prefix, log)
     solver_file, solver_text = solver_path, None
     if cpu and asks_for_gpu:
         solver.solver_mode = preflight.CPU
@@ -100,7 +105,7 @@ def plan(
     for flag, value in (("-gpu", gpu), ("-snapshot", snapshot), ("-weights", weights)):
         if value is not None:
             command += [flag, value]
-    return Plan(tuple(command), solver_file, solver_text, prefix, log or f"{prefix}.log")
+    return Plan(tuple(command), solver_file, solver_text, prefix, log)
 
 
 def _check_gpu(solver_path: str, caffe: Caffe, gpu: Optional[str], solver_wants_gpu: bool) -> None:
@@ -115,9 +120,10 @@ def _check_gpu(solver_path: str, caffe: Caffe, gpu: Optional[str], solver_wants_
         raise Error(f"solver_mode is GPU, and {what}", solver_path, "--cpu trains on the CPU")
 
 
-def run(plan: Plan, echo: Echo, notice: Notice) -> Outcome:
-    """Run Caffe to its end, from the main thread; its log goes to ``echo`` and to the end of the plan's log file.
+def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False) -> Outcome:
+    """Run Caffe to its end, from the main thread; its log goes to the end of the plan's log file.
 
+    ``echo`` gets those of its lines that one watches a training by; with ``verbose`` all, as they come.
     Raises CaffeError when Caffe fails, and Error when a folder or file for its results cannot be written.
     """
     log, stops = TrainingLog(), _Stops()
@@ -126,8 +132,11 @@ def run(plan: Plan, echo: Echo, notice: Notice) -> Outcome:
             write_text(plan.solver_file, plan.solver_text)
         child = _start(plan.command)
         stops.attach(child)
+        tee = _Tee(log_file, echo, notice, verbose)
         try:
-            _follow(child.stdout, log, _Tee(log_file, echo, notice), stops)
+            if not verbose:
+                tee.tell(f"setting up the nets; full log: {plan.log}")
+            _follow(child.stdout, log, tee, stops)
             status = child.wait()
         finally:
             if child.poll() is None:
@@ -208,10 +217,11 @@ class _Stops:
 class _Tee:
     """Writes to the log file and to the user. Losing either, to a full disk or a closed terminal, stops no training."""
 
-    def __init__(self, log_file: IO[bytes], echo: Echo, notice: Notice) -> None:
+    def __init__(self, log_file: IO[bytes], echo: Echo, notice: Notice, verbose: bool) -> None:
         self.log_file: Optional[IO[bytes]] = log_file
         self.echo: Optional[Echo] = echo
         self.notice = notice
+        self.verbose = verbose
 
     def write(self, data: bytes) -> None:
         if self.log_file is not None:
@@ -220,6 +230,15 @@ class _Tee:
             except OSError as error:
                 self.log_file = None
                 self.tell(f"cannot write the log any further: {error.strerror}")
+        if self.verbose:
+            self._show(data)
+
+    def line(self, line: str) -> None:
+        """Take a line of what has been written, without its line break."""
+        if not self.verbose and is_watched(line):
+            self._show(f"{line}\n".encode())
+
+    def _show(self, data: bytes) -> None:
         if self.echo is not None:
             try:
                 self.echo(data)
@@ -251,9 +270,15 @@ def _follow(pipe: IO[bytes], log: TrainingLog, tee: _Tee, stops: _Stops) -> None
         tee.write(data)
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            log.feed(line.decode("utf-8", "replace"))
+            _pass_on(line, log, tee)
     if rest:
-        log.feed(rest.decode("utf-8", "replace"))
+        _pass_on(rest, log, tee)
+
+
+def _pass_on(data: bytes, log: TrainingLog, tee: _Tee) -> None:
+    line = data.decode("utf-8", "replace")
+    log.feed(line)
+    tee.line(line)
 
 
 def _outcome(plan: Plan, log: TrainingLog, status: int, stops: int) -> Outcome:
@@ -281,4 +306,5 @@ def _failure(plan: Plan, log: TrainingLog, status: int) -> CaffeError:
     first = log.fatal[0] if log.fatal else "caffe train " + ("ended without training" if status == 0 else how)
     tail = [line for line in log.tail if not any(line.endswith(one) for one in log.fatal)]
     text = [first, *log.fatal[1:], f"caffe train {how}; before that, its log says:", *(f"    {line}" for line in tail)]
-    return CaffeError("\n".join(text), plan.log, MEMORY_HINT if status == -signal.SIGKILL else "")
+    hint = MEMORY_HINT if status == -signal.SIGKILL else DISK_HINT if "SerializeToOstream" in first else ""
+    return CaffeError("\n".join(text), plan.log, hint)

@@ -30,6 +30,7 @@ NODE = struct.Struct("<HHHH")
 BRANCH_PAGE, LEAF_PAGE, OVERFLOW_PAGE = 1, 2, 4
 BIG_VALUE = 1
 DATA_HINT = "write it anew, or finish copying it"
+LOCK_HINT = "readers of an LMDB need to write lock.mdb beside it: make it writable, or copy the LMDB"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,21 @@ def inspect_lmdb(folder: str) -> LmdbInfo:
         raise Error(f"cannot be read: {error.strerror}", path) from None
     finally:
         os.close(descriptor)
+
+
+def check_lockable(folder: str) -> None:
+    """Check that the lock file of the LMDB at ``folder`` can be written: who reads it writes there, too.
+
+    On a file system mounted read-only LMDB does without.
+    """
+    lock = os.path.join(folder, "lock.mdb")
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return
+    if os.path.exists(lock):
+        if not os.access(lock, os.W_OK, effective_ids=True):
+            raise Error(f"its lock file '{lock}' is not writable", folder, LOCK_HINT)
+    elif not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise Error("LMDB cannot make its lock.mdb there: the folder is not writable", folder, LOCK_HINT)
 
 
 def _inspect(descriptor: int, path: str) -> LmdbInfo:

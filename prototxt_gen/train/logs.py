@@ -20,8 +20,23 @@ DONE = "Optimization Done."
 TRACE = re.compile(r"^(\*\*\*|PC: @|    ?@ )")
 # A line of the nets and solvers that Caffe writes out in full.
 PROTOTXT = re.compile(r"^ *(\w+ \{|\w+: .*|\})?$")
+# What one watches a training by: where it starts from, iterations, losses and tests, snapshots, its end.
+WATCHED = re.compile(
+    r"^ *(Iteration \d|(Train|Test) net output #|Snapshotting |Finetuning from|Resuming from|Restoring |Optimization )"
+)
 
 TAIL_LINES = 8
+
+
+def is_watched(line: str) -> bool:
+    """Tell whether a line is for the eyes of who watches a training, and not of the set-up or a stack trace.
+
+    Warnings and errors are, and what does not come from Caffe's log at all, such as a Python layer's words.
+    """
+    match = GLOG.match(line)
+    if match:
+        return match.group(1) != "I" or bool(WATCHED.match(match.group(2)))
+    return not TRACE.match(line) and not PROTOTXT.match(line)
 
 
 class Loss(NamedTuple):

@@ -14,7 +14,7 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TEST, TRAIN, layers_in
 from prototxt_gen.core.io import read_message
-from prototxt_gen.train.lmdb_file import inspect_lmdb
+from prototxt_gen.train.lmdb_file import check_lockable, inspect_lmdb
 
 # SolverParameter.SolverMode and DataParameter.DB as the schema numbers them.
 CPU, GPU = 0, 1
@@ -25,6 +25,18 @@ OWN_LAYERS = ("BN", "Interp")
 BUILD_HINT = "prototxt-gen caffe build builds a Caffe that has it"
 # The parameter of each data layer whose ``source`` is a text file, and what the file lists.
 LISTS = {"ImageData": "image_data_param", "HDF5Data": "hdf5_data_param", "WindowData": "window_data_param"}
+
+SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+# The fields that each policy of the learning rate reads; Caffe takes 0 for one that is not given.
+POLICIES = {
+    "fixed": (),
+    "step": ("gamma", "stepsize"),
+    "exp": ("gamma",),
+    "inv": ("gamma", "power"),
+    "multistep": ("gamma", "stepvalue"),
+    "poly": ("power", "max_iter"),
+    "sigmoid": ("gamma", "stepsize"),
+}
 
 
 class UsedNet(NamedTuple):
@@ -46,6 +58,20 @@ def read_solver(path: str) -> Any:
         what = f"names its training net twice: {', '.join(named)}" if named else "names no training net"
         raise Error(what, path, f"give one of {', '.join(ways)}")
     return solver
+
+
+def check_method(solver: Any, path: str) -> None:
+    """Check that Caffe has the solver's type and its policy of the learning rate, with the fields that policy reads."""
+    if solver.HasField("type") and solver.type not in SOLVER_TYPES:
+        hint = did_you_mean(solver.type, SOLVER_TYPES, f"types: {', '.join(SOLVER_TYPES)}")
+        raise Error(f"Caffe has no solver of the type '{solver.type}'", path, hint)
+    policy = solver.lr_policy
+    if policy not in POLICIES:
+        what = f"Caffe has no learning rate policy '{policy}'" if policy else "the solver has no lr_policy"
+        raise Error(what, path, did_you_mean(policy, POLICIES, f"policies: {', '.join(POLICIES)}"))
+    for field in POLICIES[policy]:
+        if not (len(solver.stepvalue) if field == "stepvalue" else solver.HasField(field)):
+            raise Error(f"lr_policy '{policy}' needs {field}, which is not given", path, f"write {field}: ...")
 
 
 def snapshot_prefix(solver: Any, path: str) -> str:
@@ -83,6 +109,8 @@ def used_nets(solver: Any, path: str) -> List[UsedNet]:
 
 
 def _read_net(net_file: str, path: str, beside: str) -> Any:
+    if os.path.isdir(net_file):
+        raise Error(f"the net '{net_file}' is a folder", path)
     if not os.path.isfile(net_file):
         raise Error(f"there is no net '{net_file}'", path, _place_hint(net_file, beside))
     return read_message(net_file, DEFAULT_DIALECT.message("NetParameter"))
@@ -130,6 +158,7 @@ def _check_database(layer: Any, where: str, beside: str) -> None:
         return
     try:
         first = inspect_lmdb(data.source).first_value
+        check_lockable(data.source)
     except Error as error:
         hint = _place_hint(data.source, beside) or error.hint
         raise Error(f"layer '{layer.name}' cannot read '{data.source}': {error.what}", where, hint) from None
@@ -153,6 +182,8 @@ def _check_first_image(layer: Any, value: bytes, where: str) -> None:
 
 def check_snapshot(path: str) -> None:
     """Check that a solver state is whole and that the weights it names are there."""
+    if os.path.isdir(path):
+        raise Error("is a folder, not a snapshot", path, "name the .solverstate in it")
     if not os.path.isfile(path):
         raise Error("there is no such snapshot", path)
     if path.endswith(".caffemodel"):
@@ -174,8 +205,54 @@ def check_snapshot(path: str) -> None:
         raise Error(f"the weights it names are not there: '{state.learned_net}'", path, hint)
 
 
-def check_weights(weights: str) -> None:
-    """Check that the files of weights, separated by commas as Caffe wants them, are there."""
-    for path in weights.split(","):
-        if not os.path.isfile(path.strip()):
-            raise Error("there are no such weights", path.strip())
+def check_weights(weights: str, net: UsedNet) -> None:
+    """Check that each file of weights, separated by commas as Caffe wants them, has weights for a layer of the net.
+
+    Caffe would pass over a file without any, and train from random weights. HDF5 files are left to Caffe.
+    """
+    wanted = {layer.name for layer in layers_in(net.net, net.state)}
+    for path in (one.strip() for one in weights.split(",")):
+        if os.path.isdir(path):
+            raise Error("is a folder, not weights", path, "name the .caffemodel in it")
+        if not os.path.isfile(path):
+            raise Error("there are no such weights", path)
+        if path.endswith(".h5"):
+            continue
+        names = _layers_with_weights(path)
+        if wanted.isdisjoint(names):
+            hint = f"it has {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+            raise Error(f"holds weights for no layer of the net '{net.where}'", path, hint)
+
+
+def _layers_with_weights(path: str) -> List[str]:
+    """Return the names of a caffemodel's layers that have weights: there is at least one."""
+    try:
+        with open(path, "rb") as file:
+            net = DEFAULT_DIALECT.message("NetParameter").FromString(file.read())
+    except OSError as error:
+        raise Error(f"cannot be read: {error.strerror}", path) from None
+    except DecodeError:
+        raise Error("is not a caffemodel, or is truncated", path) from None
+    names = [layer.name for layer in net.layer if layer.blobs]
+    # Layers as Caffe wrote them before 2014 (V1), and in those the ones of 2013 (V0).
+    names += [layer.name or layer.layer.name for layer in net.layers if layer.blobs or layer.layer.blobs]
+    if not names:
+        raise Error("holds no weights", path, "a .caffemodel that Caffe has written is wanted")
+    return names
+
+
+def check_results(prefix: str, log: str) -> None:
+    """Check, creating nothing, that the folders of snapshots and log can be made and written, and the log itself."""
+    for path in (prefix, log):
+        folder = os.path.abspath(os.path.dirname(path))
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        if not os.path.isdir(folder):
+            raise Error(f"cannot be written: '{folder}' is no folder", path)
+        # A log that is there already, such as a device, is written to without touching its folder.
+        if not os.access(folder, os.W_OK | os.X_OK) and (path is prefix or not os.path.exists(log)):
+            raise Error(f"cannot be written: the folder '{folder}' is not writable", path)
+    if os.path.isdir(log):
+        raise Error("is a folder, not a file for the log", log)
+    if os.path.exists(log) and not os.access(log, os.W_OK):
+        raise Error("the log cannot be written: permission denied", log)

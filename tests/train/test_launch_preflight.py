@@ -1,12 +1,16 @@
 """What is found out before Caffe starts: each of these would abort it."""
 
 import os
+import shutil
+import tempfile
 from dataclasses import replace
 
 import pytest
 
+from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train import launch
+from prototxt_gen.train.lmdb_file import check_lockable
 
 
 @pytest.fixture
@@ -31,6 +35,13 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+def write_weights(path, *names):
+    net = DEFAULT_DIALECT.message("NetParameter")()
+    for name in names:
+        net.layer.add(name=name).blobs.add(data=[1.0])
+    path.write_bytes(net.SerializeToString())
+
+
 def test_the_command_is_settled_without_writing_anything(job, caffe_build, monkeypatch):
     monkeypatch.chdir(job)
     before = sorted(job.rglob("*"))
@@ -42,7 +53,7 @@ def test_the_command_is_settled_without_writing_anything(job, caffe_build, monke
 
 def test_gpus_and_weights_become_flags(job, caffe_build, monkeypatch):
     monkeypatch.chdir(job)
-    (job / "a.caffemodel").write_text("")
+    write_weights(job / "a.caffemodel", "fc")
     with_cuda = replace(caffe_build, cuda=True, nccl=True)
     for ids in ("0", "0,1", "all"):
         plan = launch.plan("solver.prototxt", with_cuda, gpu=ids, weights="a.caffemodel")
@@ -179,7 +190,8 @@ def test_lists_of_files_that_are_not_there(refusal, job):
 
 def test_snapshots_and_weights_that_cannot_be_used(refusal, job):
     assert "there is no such snapshot" in refusal(snapshot="none.solverstate")
-    assert "there are no such weights" in refusal(weights="net.prototxt,none.caffemodel")
+    write_weights(job / "fc.caffemodel", "fc")
+    assert "none.caffemodel: there are no such weights" in refusal(weights="fc.caffemodel,none.caffemodel")
     (job / "a.solverstate").write_bytes(b"\x08")
     assert "is not a solver state, or is truncated" in refusal(snapshot="a.solverstate")
     (job / "a.solverstate").write_bytes(b"")
@@ -190,3 +202,97 @@ def test_snapshots_and_weights_that_cannot_be_used(refusal, job):
     assert "use --weights" in refusal(snapshot="a.caffemodel")
     edit(job / "solver.prototxt", "base_lr", 'weights: "gone.caffemodel" base_lr')
     assert "gone.caffemodel: there are no such weights" in refusal()
+
+
+def test_weights_that_caffe_would_pass_over(refusal, job, caffe_build):
+    weights = job / "a.caffemodel"
+    weights.write_bytes(b"")
+    assert "a.caffemodel: holds no weights" in refusal(weights="a.caffemodel")
+    write_weights(weights, "fc")
+    weights.write_bytes(weights.read_bytes()[:-3])
+    assert "a.caffemodel: is not a caffemodel, or is truncated" in refusal(weights="a.caffemodel")
+    write_weights(weights, "other")
+    message = refusal(weights="a.caffemodel")
+    assert "a.caffemodel: holds weights for no layer of the net 'net.prototxt'" in message
+    assert "hint: it has other" in message
+    edit(job / "solver.prototxt", "base_lr", 'weights: "a.caffemodel" base_lr')
+    assert "a.caffemodel: holds weights for no layer" in refusal()
+
+
+def test_weights_of_older_caffes_and_of_hdf5_are_taken(job, caffe_build, monkeypatch):
+    monkeypatch.chdir(job)
+    net = DEFAULT_DIALECT.message("NetParameter")()
+    net.layers.add(name="fc").blobs.add(data=[1.0])
+    (job / "v1.caffemodel").write_bytes(net.SerializeToString())
+    net.ClearField("layers")
+    v0 = net.layers.add().layer
+    v0.name = "fc"
+    v0.blobs.add(data=[1.0])
+    (job / "v0.caffemodel").write_bytes(net.SerializeToString())
+    (job / "a.caffemodel.h5").write_bytes(b"")
+    launch.plan("solver.prototxt", caffe_build, weights="v1.caffemodel,v0.caffemodel,a.caffemodel.h5")
+
+
+def test_folders_in_the_place_of_files(refusal, job):
+    assert "set: is a folder, not a snapshot" in refusal(snapshot="set")
+    assert "set: is a folder, not weights" in refusal(weights="set")
+    assert "set: is a folder, not a file for the log" in refusal(log="set")
+    edit(job / "solver.prototxt", "net.prototxt", "set")
+    assert "solver.prototxt: the net 'set' is a folder" in refusal()
+
+
+def test_results_that_have_no_place(refusal, job):
+    assert f"net.prototxt/log: cannot be written: '{job}/net.prototxt' is no folder" in refusal(log="net.prototxt/log")
+    edit(job / "solver.prototxt", "snap/tiny", "net.prototxt/deep/tiny")
+    assert f"net.prototxt/deep/tiny: cannot be written: '{job}/net.prototxt' is no folder" in refusal()
+
+
+@pytest.mark.parametrize("old, new, message", [
+    ("base_lr", 'type: "Nestrov" base_lr', "Caffe has no solver of the type 'Nestrov'\nhint: did you mean 'Nesterov'?"),
+    ('"fixed"', '"setp"', "Caffe has no learning rate policy 'setp'\nhint: did you mean 'step'?"),
+    ('lr_policy: "fixed"', "", "the solver has no lr_policy"),
+    ('"fixed"', '"step" gamma: 0.1', "lr_policy 'step' needs stepsize"),
+    ('"fixed"', '"multistep" gamma: 0.1', "lr_policy 'multistep' needs stepvalue"),
+    ('"fixed"', '"poly"', "lr_policy 'poly' needs power"),
+])
+def test_methods_that_caffe_lacks(refusal, job, old, new, message):
+    edit(job / "solver.prototxt", old, new)
+    assert f"solver.prototxt: {message}" in refusal()
+
+
+@pytest.fixture
+def as_a_user():
+    """A folder that others may enter, and the rights of a user that owns nothing: root may write everywhere."""
+    folder = tempfile.mkdtemp()
+    user = os.geteuid()
+
+    def drop():
+        if user == 0:
+            os.seteuid(65534)
+
+    os.chmod(folder, 0o755)
+    yield folder, drop
+    os.seteuid(user)
+    os.chmod(folder, 0o755)
+    shutil.rmtree(folder)
+
+
+def test_an_lmdb_whose_lock_cannot_be_written(as_a_user):
+    folder, drop = as_a_user
+    lock = os.path.join(folder, "lock.mdb")
+    with open(lock, "w"):
+        pass
+    check_lockable(folder)
+    os.chmod(lock, 0o444)
+    os.chmod(folder, 0o555)
+    drop()
+    with pytest.raises(Error, match="its lock file '.*lock.mdb' is not writable"):
+        check_lockable(folder)
+    os.seteuid(os.getuid())
+    os.chmod(folder, 0o755)
+    os.unlink(lock)
+    check_lockable(folder)
+    os.chmod(folder, 0o555)
+    drop()
+    with pytest.raises(Error, match="the folder is not writable"):
+        check_lockable(folder)

@@ -86,9 +86,21 @@ def test_a_training_ends_with_its_accuracy(train, job):
     assert (values["iteration"], values["snapshot"]) == ("20", "snap/tiny_iter_20.solverstate")
     assert values["log"] == "snap/tiny.log"
     assert float(values["accuracy/top1"]) > 0.6
-    assert result.stderr == log_of(job) and "Iteration 15 " in result.stderr
+    assert result.stderr.startswith("setting up the nets; full log: snap/tiny.log\n")
+    told = result.stderr.splitlines()[1:]
+    assert set(told) <= set(log_of(job).splitlines()) and len(told) < 0.2 * len(log_of(job).splitlines())
+    for words in ("Iteration 15 ", "lr = 0.01", "Train net output #0: loss = ", "Testing net (#0)",
+                  "Test net output #0: accuracy/top1 = ", "Snapshotting solver state", "Optimization Done."):
+        assert any(words in line for line in told), words
+    assert not any("Creating Layer" in line or line.startswith("layer {") for line in told)
     assert sorted(path.name for path in (job / "snap").iterdir()) == sorted(
         ["tiny.log", *(f"tiny_iter_{number}.{kind}" for number in (10, 20) for kind in ("caffemodel", "solverstate"))])
+
+
+def test_verbose_shows_the_whole_log(train, job):
+    result = train("--verbose")
+    assert result.returncode == 0 and result.stderr == log_of(job)
+    assert "Creating Layer fc" in result.stderr
 
 
 def test_a_log_elsewhere_is_appended_to(train, job):
@@ -197,7 +209,9 @@ def test_a_failed_check_is_told_first(train, job):
     edit(job / "net.prototxt", ('bottom: "pool1" top: "fc"', 'bottom: "pool7" top: "fc"'))
     result = train()
     assert (result.returncode, result.stdout) == (3, "")
-    ours = result.stderr[result.stderr.index("error: "):].splitlines()
+    before, _, after = result.stderr.partition("error: ")
+    assert len(before.splitlines()) < 4 and " @ " not in before and "stack trace" not in before
+    ours = f"error: {after}".splitlines()
     assert ours[0] == "error: snap/tiny.log: Unknown bottom blob 'pool7' (layer 'fc', bottom index 0)"
     assert ours[1] == "caffe train was ended by SIGABRT; before that, its log says:"
     assert len(ours) > 3 and not any("@" in line for line in ours)
@@ -229,6 +243,14 @@ def test_results_that_cannot_be_written(train, job):
     assert "error: /proc/snap: cannot be written" in result.stderr
     edit(job / "solver.prototxt", ("/proc/snap/tiny", "net.prototxt/tiny"))
     assert train().returncode == 2
+
+
+def test_a_snapshot_on_a_full_disk_gets_a_hint(train, job):
+    (job / "snap").mkdir()
+    (job / "snap" / "tiny_iter_10.caffemodel").symlink_to("/dev/full")
+    result = train()
+    assert (result.returncode, result.stdout) == (3, "")
+    assert "SerializeToOstream" in result.stderr and "hint: the disk may be full" in result.stderr
 
 
 def test_a_missing_caffe_is_told_with_what_builds_one(cli, job, tmp_path):

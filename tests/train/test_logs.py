@@ -2,7 +2,9 @@
 
 import math
 
-from prototxt_gen.train.logs import Loss, TrainingLog
+import pytest
+
+from prototxt_gen.train.logs import Loss, TrainingLog, is_watched
 
 HEAD = "I1122 18:00:00.000001  4242 solver.cpp:218] "
 
@@ -98,3 +100,23 @@ def test_the_end_of_the_log_leaves_out_the_nets_that_caffe_writes_out():
 def test_only_the_end_of_a_long_log_is_kept():
     log = read(*(f"line {number}" for number in range(100)))
     assert log.tail == [f"line {number}" for number in range(92, 100)]
+
+
+@pytest.mark.parametrize("line, watched", [
+    (HEAD + "Iteration 10 (3.5 iter/s, 2.8s/10 iters), loss = 1.25", True),
+    (HEAD + "    Train net output #0: loss = 2.4 (* 1 = 2.4 loss)", True),
+    (HEAD + "    Test net output #1: accuracy = 0.4", True),
+    (HEAD + "Snapshotting to HDF5 file a_iter_1.caffemodel.h5", True),
+    (HEAD.replace("I", "W", 1) + "anything", True),
+    (HEAD.replace("I", "E", 1) + "anything", True),
+    (HEAD.replace("I", "F", 1) + "Check failed: x", True),
+    ("printed by a Python layer", True),
+    (HEAD + "Creating Layer conv1", False),
+    (HEAD + "Ignoring source layer conv1_split", False),
+    ("  relu_param {", False),
+    ('  name: "x"', False),
+    ("*** Check failure stack trace: ***", False),
+    ("    @     0x7f0000000000  (unknown)", False),
+])
+def test_what_one_watches_a_training_by(line, watched):
+    assert is_watched(line) == watched
