@@ -1,7 +1,8 @@
 """Generate, check and convert Caffe prototxts; build and run Caffe itself.
 
-``layers``, ``params``, ``NetSpec``, ``Top`` and ``to_proto`` are those of :mod:`prototxt_gen.spec.netspec`, under the names
-that pycaffe gives them: a script written for ``from caffe import layers as L, params as P`` needs its import changed only.
+``layers``, ``params``, ``NetSpec``, ``Top`` and ``to_proto`` are those of :mod:`prototxt_gen.spec.netspec`, under the
+names that pycaffe gives them: a script written for ``from caffe import layers as L, params as P`` needs its import
+changed only.
 """
 
 from typing import Any

@@ -74,7 +74,7 @@ def out_of_date(texts: Dict[str, str]) -> List[str]:
     for name in sorted({*texts, *present}):
         old = present[name].read_text() if name in present else ""
         lines = difflib.unified_diff(
-            old.splitlines(True), texts.get(name, "").splitlines(True), f"generated/{name}", f"{name} as generated today"
+            old.splitlines(True), texts.get(name, "").splitlines(True), f"generated/{name}", "as generated today"
         )
         diffs += ["".join(lines)] if old != texts.get(name, "") else []
     return diffs

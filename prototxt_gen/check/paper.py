@@ -1,7 +1,7 @@
 """Is a net the one the paper prints? Table 2 of arXiv 1704.06904 row by row, and the published files layer by layer.
 
-A figure that the paper prints and the authors' own file does not meet is a deviation of the publication: it is shown with
-both numbers. Whatever differs from the published file as well is a failure.
+A figure that the paper prints and the authors' own file does not meet is a deviation of the publication: it is shown
+with both numbers. Whatever differs from the published file as well is a failure.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from prototxt_gen.spec.infer import LayerInfo, NetInfo, format_shape, infer
 OK, DEVIATES, FAIL = "ok", "deviates (published file)", "FAIL"
 INPUT_SIZE_PX = 224
 # What stands before and after the network proper, and differs between training and deployment.
-END_TYPES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "Softmax", "SoftmaxWithLoss", "Accuracy"}
+END_TYPES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "Softmax", "SoftmaxWithLoss",
+             "Accuracy"}
 COUNTED_TYPES = ("Convolution", "BN", "ReLU", "Eltwise", "Pooling", "Interp", "Sigmoid", "InnerProduct")
 
 
 @dataclass(frozen=True)
 class Printed:
-    """What the paper prints of one network, and what the authors' file gives exactly: parameters with BN's four blobs."""
+    """What the paper prints of one network, and what the authors' file gives, parameters with BN's four blobs."""
 
     parameters: Optional[str]  # millions
     macs: Optional[str]  # thousand millions; the paper's 'FLOPs' are multiply-adds
@@ -160,7 +161,8 @@ def _depth_row(info: NetInfo, printed: Printed) -> Row:
 def _total_rows(info: NetInfo, printed: Printed) -> List[Row]:
     parameters = info.learnable + info.statistics
     return [
-        _figure_row("parameters, BN's four blobs in", printed.parameters, "M", 1e6, parameters, printed.file_parameters),
+        _figure_row("parameters, BN's four blobs in", printed.parameters, "M", 1e6, parameters,
+                    printed.file_parameters),
         _figure_row("multiply-adds", printed.macs, "G", 1e9, info.macs, printed.file_macs),
     ]
 
@@ -171,8 +173,9 @@ def _figure_row(what: str, paper: Optional[str], unit: str, scale: float, value:
     decimals = len(paper.partition(".")[2]) if paper else 0
     met = paper is None or f"{value / scale:.{decimals}f}" == paper
     verdict = FAIL if value != file_value else OK if met else DEVIATES
-    shown = f"{value / scale:.2f} {unit} ({value})" if verdict != FAIL else f"{value}, the published file has {file_value}"
-    return Row(what, printed, shown, verdict)
+    if verdict == FAIL:
+        return Row(what, printed, f"{value}, the published file has {file_value}", FAIL)
+    return Row(what, printed, f"{value / scale:.2f} {unit} ({value})", verdict)
 
 
 def _layer_row(info: NetInfo, expected: Dict[str, Tuple[Any, ...]]) -> Row:
@@ -207,7 +210,7 @@ def _options(layer: LayerInfo) -> Tuple[Any, ...]:
         for option in message.DESCRIPTOR.fields:
             value = getattr(message, option.name)
             plain = tuple(value) if hasattr(value, "extend") else value
-            if option.message_type or option.name in ("engine", "frozen") or plain == option.default_value or plain == ():
+            if option.message_type or option.name in ("engine", "frozen") or plain in (option.default_value, ()):
                 continue
             options.append((option.name, plain))
     if layer.type == "Pooling" and layer.top_shapes[0][2:] == (1, 1):

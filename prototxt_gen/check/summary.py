@@ -84,7 +84,9 @@ def summary_document(info: NetInfo) -> Dict[str, Any]:
             for layer in own_layers(info)
         ],
         "blobs": {name: shape and list(shape) for name, shape in info.blobs.items() if name not in source},
-        "params": {layer.name: [list(param.shape) for param in layer.params] for layer in own_layers(info) if layer.params},
+        "params": {
+            layer.name: [list(param.shape) for param in layer.params] for layer in own_layers(info) if layer.params
+        },
         "totals": {
             "layers": len(own_layers(info)),
             "splits": len(info.layers) - len(own_layers(info)),

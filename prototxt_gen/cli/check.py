@@ -18,13 +18,14 @@ PAPER_NETWORKS = [name for name, config in NETWORKS.items() if not config.recons
 @click.command("check", short_help="Compare nets with the paper.")
 @click.argument("nets", metavar="NET...", nargs=-1, required=True)
 @click.option("--paper", is_flag=True, help="Table 2 of the paper row by row, and the published file layer by layer.")
-@click.option("--as", "network", type=click.Choice(PAPER_NETWORKS), help="What NET means to be.  [default: by its name]")
+@click.option("--as", "network", type=click.Choice(PAPER_NETWORKS),
+              help="What NET means to be.  [default: by its name]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def check(nets: Tuple[str, ...], paper: bool, network: Optional[str], as_json: bool) -> int:
     """Compare nets with the paper; exit 1 if one fails.
 
-    NET is a prototxt, a caffemodel, - or a network's name; it is looked at with one image of 224x224. Where the authors'
-    own file does not meet what the paper prints, the row says so with both numbers and does not fail.
+    NET is a prototxt, a caffemodel, - or a network's name; it is looked at with one image of 224x224. Where the
+    authors' own file does not meet what the paper prints, the row says so with both numbers and does not fail.
     """
     from prototxt_gen.check.paper import FAIL, check_paper, which_network
 

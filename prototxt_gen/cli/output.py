@@ -15,7 +15,8 @@ from prototxt_gen.core.io import display_name, read_text, write_text
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``-o``, ``--check`` and ``--diff`` to a command that generates a text."""
     for option in (
-        click.option("--diff", metavar="FILE", help="Show how FILE differs from what would be written; exit 1 if it does."),
+        click.option("--diff", metavar="FILE",
+                     help="Show how FILE differs from what would be written; exit 1 if it does."),
         click.option("--check", metavar="FILE", help="Write nothing; exit 1 if FILE is not what would be written."),
         click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all."),
     ):
@@ -24,7 +25,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def deliver(text: str, output: Optional[str], check: Optional[str], diff: Optional[str], maker: str) -> int:
-    """Write ``text`` or compare it, as the output options say, and return the exit code. ``maker`` names who makes it."""
+    """Write ``text`` or compare it, as the output options say; return the exit code. ``maker`` names who makes it."""
     if sum(option is not None for option in (output, check, diff)) > 1:
         raise Error("-o, --check and --diff exclude one another")
     if check is not None:
@@ -44,7 +45,7 @@ def deliver(text: str, output: Optional[str], check: Optional[str], diff: Option
 def write_stdout(text: str) -> None:
     """Write all of a text to standard output.
 
-    With PYTHONUNBUFFERED set, Python's own ``write`` gives up silently after a partial write, on a full disk for instance.
+    With PYTHONUNBUFFERED set, Python's own ``write`` gives up silently after a partial write, as on a full disk.
     """
     data = text.encode()
     while data:

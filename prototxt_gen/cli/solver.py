@@ -19,7 +19,8 @@ POSITIVE = click.IntRange(min=1)
 @click.argument("net", metavar="NET")
 @click.option("--preset", type=click.Choice(list(solvers.PRESETS)),
               help="The recipe.  [default: the paper's for this network]")
-@click.option("--net", "net_file", metavar="FILE", help="The training net.  [default: NET, or train.prototxt for a name]")
+@click.option("--net", "net_file", metavar="FILE",
+              help="The training net.  [default: NET, or train.prototxt for a name]")
 @click.option("--batch-size", type=POSITIVE, metavar="N",
               help="Images per batch of the training net, where NET is a name.  [default: the network's]")
 @click.option("--test-batch-size", type=POSITIVE, metavar="N", help="Likewise in TEST.")

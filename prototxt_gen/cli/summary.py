@@ -22,10 +22,12 @@ WIDTH = 80
 @click.option("--phase", type=click.Choice(list(PHASES)), help="[default: train, or test for a net without a loss]")
 @click.option("--depth", type=click.IntRange(min=0), default=1, show_default=True, metavar="N",
               help="Group layers by the first N parts of their names; 0 shows every layer.")
-@click.option("--input", "inputs", multiple=True, metavar="BLOB=N,C,H,W", help="Shape of a blob that the net does not tell.")
+@click.option("--input", "inputs", multiple=True, metavar="BLOB=N,C,H,W",
+              help="Shape of a blob that the net does not tell.")
 @click.option("--stage", "stages", multiple=True, metavar="STAGE", help="A stage of the net state. May be repeated.")
 @click.option("--allow-unknown", is_flag=True, help="Leave gaps at layer types without a rule.")
-@click.option("--memory", "show_memory", is_flag=True, help="Show what a training step (TEST: a forward pass) allocates.")
+@click.option("--memory", "show_memory", is_flag=True,
+              help="Show what a training step (TEST: a forward pass) allocates.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="With this many items in a batch.")
 @click.option("--gpu-gib", type=float, metavar="G", help="Also the largest batch that fits into G GiB.")
 @click.option("--solver", "solver_type", default="Nesterov", show_default=True, metavar="TYPE",
@@ -139,7 +141,7 @@ def _count(value: int) -> str:
     for unit, scale in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if value >= scale:
             scaled = value / scale
-            return f"{scaled:.2f} {unit}" if scaled < 10 else f"{scaled:.1f} {unit}" if scaled < 100 else f"{scaled:.0f} {unit}"
+            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f} {unit}"
     return str(value)
 
 

@@ -1,7 +1,7 @@
 """Read-only views of a net as Caffe sees it: which layers a state keeps, who makes and reads each version of a blob.
 
-A blob's name may stand for several arrays in turn: a layer that works in place, or simply writes the name again, makes a
-new version, and a bottom always means the newest version made before it.
+A blob's name may stand for several arrays in turn: a layer that works in place, or simply writes the name again, makes
+a new version, and a bottom always means the newest version made before it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def meets(state: Any, rule: Any) -> bool:
 
 @dataclass(eq=False)
 class Version:
-    """One array that a blob's name stands for: made by top ``top`` of layer ``maker``, read by (layer, bottom) pairs."""
+    """One array that a blob's name stands for: made by top ``top`` of ``maker``, read by (layer, bottom) pairs."""
 
     blob: str
     maker: int  # index into Graph.layers

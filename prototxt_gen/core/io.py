@@ -94,7 +94,8 @@ def display_name(path: str) -> str:
 
 
 def _replace(target: str, text: str) -> None:
-    handle, partial = tempfile.mkstemp(dir=os.path.dirname(target), prefix=os.path.basename(target) + ".", suffix=".part")
+    folder, name = os.path.split(target)
+    handle, partial = tempfile.mkstemp(dir=folder, prefix=name + ".", suffix=".part")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
@@ -127,7 +128,8 @@ def _parse_error(error: text_format.ParseError, message_class: Any, where: str) 
         owner, name = unknown_field.groups()
         fields = [one.name for one in pool.FindMessageTypeByName(owner).fields]
         owner = owner.rpartition(".")[2]
-        return Error(f"{owner} has no field '{name}'", where, did_you_mean(name, fields, "; ".join(_owners(pool, name))))
+        hint = did_you_mean(name, fields, "; ".join(_owners(pool, name)))
+        return Error(f"{owner} has no field '{name}'", where, hint)
     unknown_value = re.search(r'Enum type "([\w.]+)" has no value named "?([^".]*)', what)
     if unknown_value:
         enum, name = unknown_value.groups()

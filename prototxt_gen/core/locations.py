@@ -1,6 +1,7 @@
 """Where in a prototxt each field stands: line and column by field path, which protobuf's own parser does not tell.
 
-A path names fields from the root down, with their running number: ``layer[12].bottom[1]``, ``layer[0].param[1].lr_mult``.
+A path names fields from the root down, with their running number: ``layer[12].bottom[1]``,
+``layer[0].param[1].lr_mult``.
 The text is one that protobuf has parsed; on any other text the places are a best guess, and nothing is raised.
 """
 
@@ -70,7 +71,7 @@ class _Scope:
 
 
 def _offsets(text: str) -> Dict[str, int]:
-    """Map the path of each field to the offset of its name; from the second value of a list on, to that of the value."""
+    """Map the path of each field to the offset of its name; from a list's second value on, to that of the value."""
     offsets: Dict[str, int] = {}
     scope = _Scope("")
     outer: List[Tuple[_Scope, str]] = []  # the scopes around, each with the name of the list it is in, or ""

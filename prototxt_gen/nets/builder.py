@@ -41,9 +41,10 @@ def build(
 ) -> Model:
     """Build a network.
 
-    ``form``: ``train`` has Data layers, fillers, loss and accuracies; ``deploy`` an Input layer and Softmax; ``published``
-    is the authors' own deploy file. ``input_size`` (pixels) is the crop of a training net. Where another input size gives
-    another last plane than the network's own, the average pooling becomes global, so that the classifier's weights fit.
+    ``form``: ``train`` has Data layers, fillers, loss and accuracies; ``deploy`` an Input layer and Softmax;
+    ``published`` is the authors' own deploy file. ``input_size`` (pixels) is the crop of a training net. Where another
+    input size gives another last plane than the network's own, the average pooling becomes global, so that the
+    classifier's weights fit.
     ``spec`` is a module with pycaffe's NetSpec interface; pycaffe's own ``caffe.net_spec`` gives the same messages.
     """
     config = validate(config)
@@ -171,7 +172,7 @@ def with_legacy_input(net: Any) -> Any:
 
 
 def last_plane(config: NetConfig, size: int) -> int:
-    """Return height and width of the last plane for an input of ``size`` pixels; raise Error where a pooling runs dry."""
+    """Return height and width of the last plane for an input of ``size`` pixels; Error where a pooling runs dry."""
     plane = _strided(size, config.stem_stride)
     if config.stem_pooling:
         plane = _pooled("the stem's pooling", plane, size)

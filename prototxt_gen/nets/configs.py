@@ -23,7 +23,7 @@ class MaskNames:
 
 @dataclass(frozen=True)
 class NetConfig:
-    """One network. A stage is a residual unit followed by attention modules; three units and the classifier end the net.
+    """One network: stages of a residual unit and attention modules each, then three units and the classifier.
 
     The last of ``widths`` is that of the three final units. A unit of width c has 4c output channels.
     """
@@ -168,7 +168,8 @@ def validate(config: NetConfig) -> NetConfig:
         raise Error(f"'stem_kernel' is {config.stem_kernel}; padding by half the kernel needs an odd one")
     for width in config.widths:
         if config.groups > 1 and 2 * width % config.groups:
-            raise Error(f"{2 * width} channels do not divide into {config.groups} groups", hint="change widths or groups")
+            what = f"{2 * width} channels do not divide into {config.groups} groups"
+            raise Error(what, hint="change widths or groups")
     return config
 
 

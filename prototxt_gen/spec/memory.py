@@ -69,7 +69,8 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
         raise Error(f"no solver type is called '{solver}'", hint=did_you_mean(solver, SOLVER_ARRAYS))
     if info.unknown:
         first = info.unknown[0]
-        raise Error(f"the memory of layer '{first.name}' ({first.type}) is unknown", hint="every layer needs a rule for this")
+        what = f"the memory of layer '{first.name}' ({first.type}) is unknown"
+        raise Error(what, hint="every layer needs a rule for this")
     trains = info.phase == TRAIN
     backward = _backward_blobs(info) if trains else set()
     activations = differences = splits = prefetch = buffers = fork_bn = 0

@@ -89,7 +89,7 @@ class NetSpec:
         self.tops[name] = value
 
     def __getattr__(self, name: str) -> Union[Top, Function]:
-        # Only reached for names that are no attribute; "tops" itself is missing while copy or pickle rebuilds an object.
+        # Only reached for names that are no attribute; "tops" is missing while copy or pickle rebuilds an object.
         if name != "tops" and name in self.tops:
             return self.tops[name]
         if name.startswith("__") or name == "tops":
@@ -163,7 +163,7 @@ def to_proto(*tops: Top) -> Any:
 
 
 def _emit(functions: Iterable[Function], names: Dict[Union[Top, Function], str], dialect: Dialect) -> Any:
-    """Write each function after all it reads, depth first, on a stack of our own: a net may be thousands of layers deep."""
+    """Write each function after all it reads, depth first; on a stack of our own, for nets of any depth."""
     net = dialect.message("NetParameter")()
     namer = _Namer(names)
     done: Dict[Function, Any] = {}
@@ -229,7 +229,7 @@ def _param_fields(dialect_name: str) -> Dict[str, str]:
 
 
 def _assign(message: Any, name: str, value: Any, place: str) -> None:
-    """Set a field from a Python value: dicts are messages, lists are repeated fields, a single value may stand for a list."""
+    """Set a field from a Python value: dicts are messages, lists repeated fields; one value may stand for a list."""
     field = message.DESCRIPTOR.fields_by_name[name]
     repeated = hasattr(getattr(message, name), "extend")
     try:

@@ -15,7 +15,7 @@ from prototxt_gen.nets.configs import NETWORKS
 
 @dataclass(frozen=True)
 class Preset:
-    """One recipe. Iterations count updates; ``total_batch`` is images an update, None: whatever the net's batch gives."""
+    """One recipe. Iterations count updates; ``total_batch`` is images an update, None: what the net's batch gives."""
 
     about: str
     iterations: int

@@ -48,7 +48,8 @@ def main(pairs: int) -> None:
         values = [row[column] for row in rows]
         click.echo(f"{name:28} median {statistics.median(values):.3f} s CPU  ({min(values):.3f} to {max(values):.3f})")
     ratios = [theirs / ours for ours, theirs in rows]
-    click.echo(f"{'pycaffe / prototxt-gen':28} median {statistics.median(ratios):.2f}     ({min(ratios):.2f} to {max(ratios):.2f})")
+    spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+    click.echo(f"{'pycaffe / prototxt-gen':28} median {statistics.median(ratios):.2f}     {spread}")
 
 
 if __name__ == "__main__":
