@@ -22,16 +22,21 @@ def load_net(argument: str, quiet: bool = False) -> Model:
     A file is prototxt text or a binary NetParameter, such as a caffemodel. An old net is upgraded, with a note on
     stderr unless ``quiet``. A network's name wins over a file of that name; ``./NAME`` is the file.
     """
+    where = display_name(argument)
+    net, notes = upgrade_net(read_net(argument).net, where)
+    if notes and not quiet:
+        click.echo(f"note: {where}: {'; '.join(notes)}", err=True)
+    return Model(net)
+
+
+def read_net(argument: str) -> Model:
+    """Return the net that a NET argument means, an old one as it stands."""
     if argument in NETWORKS:
         from prototxt_gen.nets.builder import DataEnds, build
 
         config = NETWORKS[argument]
         return build(config, data=DataEnds(mean=config.mean))
-    where = display_name(argument)
-    net, notes = upgrade_net(_parse_net(_read_bytes(argument), where), where)
-    if notes and not quiet:
-        click.echo(f"note: {where}: {'; '.join(notes)}", err=True)
-    return Model(net)
+    return Model(_parse_net(_read_bytes(argument), display_name(argument)))
 
 
 def _read_bytes(path: str) -> bytes:

@@ -25,6 +25,7 @@ COMMANDS = {
     "lint": "prototxt_gen.cli.lint:lint",
     "explain": "prototxt_gen.cli.lint:explain",
     "diff": "prototxt_gen.cli.diff:diff",
+    "convert": "prototxt_gen.cli.convert:convert",
     "solver": "prototxt_gen.cli.solver:solver",
     "data": "prototxt_gen.cli.data:data",
     "train": "prototxt_gen.cli.train:train",

@@ -1,0 +1,14 @@
+"""upgrade: nets of 2013 and 2014 (V0, V1, legacy inputs) as Caffe 1.0 writes them. The rules are in ``core.upgrade``."""
+
+from __future__ import annotations
+
+from prototxt_gen.core.io import Model
+from prototxt_gen.core.upgrade import upgrade_net
+from prototxt_gen.passes.base import PassResult, registry
+
+
+@registry.add("upgrade")
+def upgrade(model: Model) -> PassResult:
+    """Return the net as Caffe's own upgrade tools do; a current net comes back as it is."""
+    upgraded = upgrade_net(model.net)
+    return PassResult(Model(upgraded.message, model.dialect), tuple(upgraded.notes))
