@@ -250,9 +250,9 @@ def check_results(prefix: str, log: str) -> None:
         if not os.path.isdir(folder):
             raise Error(f"cannot be written: '{folder}' is no folder", path)
         # A log that is there already, such as a device, is written to without touching its folder.
-        if not os.access(folder, os.W_OK | os.X_OK) and (path is prefix or not os.path.exists(log)):
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True) and (path is prefix or not os.path.exists(log)):
             raise Error(f"cannot be written: the folder '{folder}' is not writable", path)
     if os.path.isdir(log):
         raise Error("is a folder, not a file for the log", log)
-    if os.path.exists(log) and not os.access(log, os.W_OK):
+    if os.path.exists(log) and not os.access(log, os.W_OK, effective_ids=True):
         raise Error("the log cannot be written: permission denied", log)

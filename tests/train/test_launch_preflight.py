@@ -11,6 +11,7 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train import launch
 from prototxt_gen.train.lmdb_file import check_lockable
+from prototxt_gen.train.preflight import check_results
 
 
 @pytest.fixture
@@ -296,3 +297,23 @@ def test_an_lmdb_whose_lock_cannot_be_written(as_a_user):
     drop()
     with pytest.raises(Error, match="the folder is not writable"):
         check_lockable(folder)
+
+
+def test_results_that_may_not_be_written(as_a_user):
+    folder, drop = as_a_user
+    prefix, log = os.path.join(folder, "new", "tiny"), os.path.join(folder, "log")
+    with open(log, "w"):
+        pass
+    os.chmod(log, 0o444)
+    check_results(prefix, "/dev/null")
+    os.chmod(folder, 0o555)
+    drop()
+    with pytest.raises(Error, match="new/tiny: cannot be written: the folder '.*' is not writable"):
+        check_results(prefix, "/dev/null")
+    os.seteuid(os.getuid())
+    os.chmod(folder, 0o777)
+    drop()
+    check_results(prefix, "/dev/null")
+    with pytest.raises(Error, match="log: the log cannot be written: permission denied"):
+        check_results(prefix, log)
+    assert os.listdir(folder) == ["log"]
