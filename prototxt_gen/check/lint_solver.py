@@ -11,20 +11,10 @@ from prototxt_gen.check.lint_training import batches
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import did_you_mean
 from prototxt_gen.core.graph import TRAIN
+from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES
 
 TRAINING_NETS = ("net", "net_param", "train_net", "train_net_param")
 TEST_NETS = ("test_net", "test_net_param")
-# The fields that each policy of the learning rate needs; without one Caffe reads 0.
-POLICIES = {
-    "fixed": (),
-    "step": ("gamma", "stepsize"),
-    "exp": ("gamma",),
-    "inv": ("gamma", "power"),
-    "multistep": ("gamma", "stepvalue"),
-    "poly": ("power", "max_iter"),
-    "sigmoid": ("gamma", "stepsize"),
-}
-SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 WITHOUT_MOMENTUM = ("AdaGrad", "RMSProp")
 
 

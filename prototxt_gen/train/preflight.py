@@ -14,6 +14,7 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TEST, TRAIN, layers_in
 from prototxt_gen.core.io import read_message
+from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES
 from prototxt_gen.train.lmdb_file import check_lockable, inspect_lmdb
 
 # SolverParameter.SolverMode and DataParameter.DB as the schema numbers them.
@@ -25,18 +26,6 @@ OWN_LAYERS = ("BN", "Interp")
 BUILD_HINT = "prototxt-gen caffe build builds a Caffe that has it"
 # The parameter of each data layer whose ``source`` is a text file, and what the file lists.
 LISTS = {"ImageData": "image_data_param", "HDF5Data": "hdf5_data_param", "WindowData": "window_data_param"}
-
-SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
-# The fields that each policy of the learning rate reads; Caffe takes 0 for one that is not given.
-POLICIES = {
-    "fixed": (),
-    "step": ("gamma", "stepsize"),
-    "exp": ("gamma",),
-    "inv": ("gamma", "power"),
-    "multistep": ("gamma", "stepvalue"),
-    "poly": ("power", "max_iter"),
-    "sigmoid": ("gamma", "stepsize"),
-}
 
 
 class UsedNet(NamedTuple):
