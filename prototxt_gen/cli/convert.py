@@ -22,8 +22,8 @@ def convert(
 ) -> int:
     """Run passes over NET, in the order given, and write the result as a prototxt.
 
-    upgrade: what files of 2013 and 2014 wrote (V0 and V1 layers, input fields) as Caffe 1.0 writes it. For solver files,
-    too: solver_type becomes type.
+    upgrade: what files of 2013 and 2014 wrote (V0 and V1 layers, input fields) as Caffe 1.0 writes it. For solver
+    files, too: solver_type becomes type.
     """
     from prototxt_gen.passes.base import registry
 

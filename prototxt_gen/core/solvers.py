@@ -1,4 +1,4 @@
-"""Facts of Caffe's solvers: the types there are, in the order of the older enum, and what each learning policy reads."""
+"""Facts of Caffe's solvers: the types, in the order of the older enum, and what each learning policy reads."""
 
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
 # The fields that each policy of the learning rate reads; Caffe takes 0 for one that is not given.

@@ -1,4 +1,4 @@
-"""What a pass is: a function Model -> PassResult that never edits its input, lists its edits, and refuses with reasons."""
+"""What a pass is: a function Model -> PassResult that never edits its input, and lists its edits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""upgrade: nets of 2013 and 2014 (V0, V1, legacy inputs) as Caffe 1.0 writes them. The rules are in ``core.upgrade``."""
+"""upgrade: nets of 2013 and 2014 (V0, V1, legacy inputs) as Caffe 1.0 writes them; see ``core.upgrade``."""
 
 from __future__ import annotations
 
