@@ -5,7 +5,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "prototxt_gen"
 FLOORS = {"core": 0, "spec": 1, "nets": 2, "passes": 3, "check": 4, "export": 4, "train": 4, "cli": 5}
-HEAVY = {"caffe", "torch", "onnx", "matplotlib", "numpy", "lmdb", "PIL", "jinja2"}
+HEAVY = {"caffe", "torch", "onnx", "onnxruntime", "cv2", "h5py", "matplotlib", "numpy", "lmdb", "PIL", "jinja2"}
 
 
 def imports(path):

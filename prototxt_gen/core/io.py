@@ -7,8 +7,8 @@ import re
 import stat
 import sys
 import tempfile
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Tuple
 
 from google.protobuf import text_format
 
@@ -16,12 +16,17 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
 from prototxt_gen.core.errors import Error, did_you_mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
-    """A net and the dialect it is written in. ``net`` is the dialect's NetParameter."""
+    """A net, the dialect it is written in, and its weights.
+
+    ``net`` is the dialect's NetParameter, without blobs. ``blobs`` maps a layer's name to its parameter blobs in Caffe's
+    order, numpy arrays that nobody edits; it is empty for a pure architecture. Layers of one name share an entry.
+    """
 
     net: Any
     dialect: Dialect = DEFAULT_DIALECT
+    blobs: Mapping[str, Tuple[Any, ...]] = field(default_factory=dict)
 
     def dumps(self) -> str:
         """Return the net as prototxt text."""

@@ -1,25 +1,42 @@
-"""What a pass is: a function Model -> PassResult that never edits its input, and lists its edits."""
+"""What a pass is: a function Model -> PassResult that never edits its input, and lists what it did and what it left.
+
+Options of a pass are keyword parameters of its function; ``convert`` fills each from the option of that name.
+"""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.io import Model
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A layer that a pass left as it was, and why. The reason alone, so that equal ones can be counted."""
+
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class PassResult:
-    """The model that a pass made, and what it did: one line for each edit."""
+    """The model that a pass made, and what it did: one line for each edit.
+
+    ``coverage`` sums up what was possible, as in 'folded 70 of 107 BN', where a pass may do less than all.
+    """
 
     model: Model
-    edits: Tuple[str, ...]
+    edits: Tuple[str, ...] = ()
+    skipped: Tuple[Skipped, ...] = ()
+    coverage: str = ""
 
 
-Pass = Callable[[Model], PassResult]
+Pass = Callable[..., PassResult]
 
 
 class Passes:
@@ -52,6 +69,12 @@ class Passes:
         if name not in names:
             raise Error(f"no pass is called '{name}'", hint=did_you_mean(name, names, f"passes: {', '.join(names)}"))
         return self._passes[name]
+
+
+def options_of(function: Pass) -> Dict[str, Any]:
+    """Return the options of a pass, each with its default; ``inspect.Parameter.empty`` where it must be given."""
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    return {one.name: one.default for one in parameters}
 
 
 registry = Passes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.passes.base import PassResult, registry
@@ -11,4 +13,4 @@ from prototxt_gen.passes.base import PassResult, registry
 def upgrade(model: Model) -> PassResult:
     """Return the net as Caffe's own upgrade tools do; a current net comes back as it is."""
     upgraded = upgrade_net(model.net)
-    return PassResult(Model(upgraded.message, model.dialect), tuple(upgraded.notes))
+    return PassResult(replace(model, net=upgraded.message), tuple(upgraded.notes))
