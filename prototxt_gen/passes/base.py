@@ -38,6 +38,8 @@ class PassResult:
 
 Pass = Callable[..., PassResult]
 
+NEEDED = inspect.Parameter.empty  # stands for the default of an option that has none
+
 
 class Passes:
     """The passes by name: one owner each."""
@@ -72,7 +74,7 @@ class Passes:
 
 
 def options_of(function: Pass) -> Dict[str, Any]:
-    """Return the options of a pass, each with its default; ``inspect.Parameter.empty`` where it must be given."""
+    """Return the options of a pass, each with its default, NEEDED where it must be given."""
     parameters = list(inspect.signature(function).parameters.values())[1:]
     return {one.name: one.default for one in parameters}
 
