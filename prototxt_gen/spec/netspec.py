@@ -94,13 +94,15 @@ class NetSpec:
             return self.tops[name]
         if name.startswith("__") or name == "tops":
             raise AttributeError(name)
-        raise UnknownBlobError(f"the net has no top '{name}' yet", hint=did_you_mean(name, self.tops))
+        return self[name]
 
     def __setitem__(self, name: str, value: Union[Top, Function]) -> None:
         setattr(self, name, value)
 
     def __getitem__(self, name: str) -> Union[Top, Function]:
-        return self.__getattr__(name)
+        if name in self.tops:
+            return self.tops[name]
+        raise UnknownBlobError(f"the net has no top '{name}' yet", hint=did_you_mean(name, self.tops))
 
     def __contains__(self, name: str) -> bool:
         return name in self.tops
@@ -204,7 +206,7 @@ def _write_layer(layer: Any, fn: Function, bottoms: List[str], namer: _Namer, di
     layer.bottom.extend(bottoms)
     layer.top.extend(bottoms if fn.in_place else [namer.name(top, fn.type_name) for top in fn.tops])
     layer.name = namer.name(fn.tops[0] if fn.ntop and fn not in namer.names else fn, fn.type_name)
-    own_field = _param_fields(dialect.name).get(fn.type_name)
+    own_field = param_fields(dialect.name).get(fn.type_name)
     own_names = layer.DESCRIPTOR.fields_by_name[own_field].message_type.fields_by_name if own_field else {}
     for name, value in fn.params.items():
         place = f"layer '{layer.name}' ({fn.type_name})"
@@ -218,7 +220,7 @@ def _write_layer(layer: Any, fn: Function, bottoms: List[str], namer: _Namer, di
 
 
 @lru_cache(maxsize=None)
-def _param_fields(dialect_name: str) -> Dict[str, str]:
+def param_fields(dialect_name: str) -> Dict[str, str]:
     """Map each layer type to its field of LayerParameter: the message is named after the type."""
     fields = find_dialect(dialect_name).message("LayerParameter").DESCRIPTOR.fields
     return {
@@ -240,6 +242,7 @@ def _assign(message: Any, name: str, value: Any, place: str) -> None:
                 else:
                     getattr(message, name).append(item)
         elif isinstance(value, dict) and field.message_type is not None:
+            getattr(message, name).SetInParent()  # an empty dict writes an empty message
             _assign_fields(getattr(message, name), value, f"'{name}' of {place}")
         elif field.message_type is not None:
             raise TypeError("it is a message: pass a dict")
@@ -265,7 +268,7 @@ def _field_hint(type_name: str, name: str, own_names: Iterable[str], layer_descr
         candidate = nearest(name, names)
         if candidate:
             return f"{type_name} reads {borrowed}: write {borrowed}=dict({candidate}=...)"
-    types = _param_fields(DEFAULT_DIALECT.name)
+    types = param_fields(DEFAULT_DIALECT.name)
     if not own_names and type_name not in types:
         return did_you_mean(type_name, types, f"{type_name} has no parameter message in this schema")
     return did_you_mean(name, [*own_names, *layer_descriptor.fields_by_name])

@@ -128,6 +128,22 @@ def test_a_netspec_can_be_copied_and_pickled():
     assert pickle.loads(pickle.dumps(n.tops)).keys() == n.tops.keys()
 
 
+def test_names_that_a_netspec_has_itself_are_blobs_by_item():
+    n = NetSpec()
+    n["tops"] = L.Input()
+    n["to_proto"] = L.ReLU(n["tops"])
+    assert [layer.top[0] for layer in n.to_proto().layer] == ["tops", "to_proto"]
+    with pytest.raises(Error, match="the net has no top '_dialect' yet"):
+        n["_dialect"]
+
+
+def test_an_empty_dict_writes_an_empty_message():
+    net = L.ReLU(relu_param=dict(), include=dict(), convolution_param=dict(weight_filler=dict())).to_proto()
+    layer = net.layer[0]
+    assert layer.HasField("relu_param") and len(layer.include) == 1
+    assert layer.convolution_param.HasField("weight_filler") and not layer.HasField("elu_param")
+
+
 def test_other_dialects():
     n = NetSpec(dialect=DIALECTS["happynear"])
     n.x = L.BN(L.Data(), frozen=True)
