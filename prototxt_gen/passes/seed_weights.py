@@ -12,8 +12,9 @@ output sums up:
     PReLU        U(0.15, 0.35)
     others       matrices N(1 / sqrt(columns)), vectors N(0.1)
 
-d is 0.05 for InnerProduct and for what feeds a Sigmoid, 0.2 for what feeds a sum of an Eltwise (directly, or with
-normalisation between), else 1: so sums of many branches do not grow without bound, and masks do not saturate.
+d is 0.05 for what feeds a Sigmoid and for an InnerProduct that ends the net (nothing reads it, or a Softmax, a loss or
+Accuracy), 0.2 for what feeds a sum of an Eltwise, both directly or with normalisation between, and else 1: so sums of
+many branches do not grow without bound, masks do not saturate, and probabilities are not all 0 and 1.
 
 A statistic of U(0.5, 1.5) may be an inverse standard deviation or a variance: what it means is left to the dialect, or
 to --bn-statistic where the dialect does not decide.
@@ -85,8 +86,12 @@ def _phases(net: Any, given: Mapping[str, Shape]) -> List[Tuple[int, Sequence[La
 def _damping(net: Any, phase: int) -> Dict[str, float]:
     """Return by layer name the factor for weights whose output is summed up or squashed."""
     graph = Graph(layers_in(net, net_state(phase, net)))
-    damping = {layer.name: 0.05 for layer in graph.layers if layer.type == "InnerProduct"}
+    damping: Dict[str, float] = {}
     for index, layer in enumerate(graph.layers):
+        if layer.type == "InnerProduct":
+            readers = {graph.layers[reader].type for reader, _ in graph.makes[index][0].readers}
+            if all(reader in ("Softmax", "Accuracy") or reader.endswith("Loss") for reader in readers):
+                damping[layer.name] = 0.05
         sums = layer.type == "Eltwise" and layer.eltwise_param.operation == layer.eltwise_param.SUM
         if not sums and layer.type != "Sigmoid":
             continue

@@ -78,7 +78,8 @@ def _check_inputs(run_order: Sequence[Tuple[Any, LayerInfo]], arrays: Mapping[st
             raise Error(f"no array is given for the input '{name}'", hint=did_you_mean(name, arrays))
     for name in arrays:
         if name not in optional:
-            raise Error(f"the net has no input '{name}'", hint=did_you_mean(name, wanted, f"inputs: {', '.join(wanted)}"))
+            hint = did_you_mean(name, wanted, f"its inputs are {', '.join(wanted)}" if wanted else "")
+            raise Error(f"the net has no input '{name}'", hint=hint)
 
 
 def _shared_blobs(model: Model, run_order: Sequence[Any]) -> Dict[str, Any]:
