@@ -3,88 +3,93 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
+from dataclasses import replace
 from typing import Any, Dict, Iterable, Tuple
 
 import click
-from google.protobuf.message import DecodeError
 
-from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core.caffemodel import NotBinary, is_hdf5, open_bytes, parse_weights, read_stream, read_weights
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.io import Model, display_name, loads
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.nets.configs import NETWORKS
 
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # the tags of layers have them, and texts have not
 
-def load_net(argument: str, quiet: bool = False) -> Model:
+
+def load_net(argument: str, quiet: bool = False, dialect: Dialect = DEFAULT_DIALECT) -> Model:
     """Return the net that a NET argument means: a file, ``-``, or a network's name for its training net.
 
-    A file is prototxt text or a binary NetParameter, such as a caffemodel. An old net is upgraded, with a note on
-    stderr unless ``quiet``. A network's name wins over a file of that name; ``./NAME`` is the file.
+    A file is prototxt text or a binary NetParameter, such as a caffemodel, in ``dialect``; its blobs become the
+    model's. An old net is upgraded, with a note on stderr unless ``quiet``. A network's name wins over a file of that
+    name; ``./NAME`` is the file.
     """
     where = display_name(argument)
-    net, notes = upgrade_net(read_net(argument).net, where)
+    model = read_net(argument, dialect)
+    net, notes = upgrade_net(model.net, where)
     if notes and not quiet:
         click.echo(f"note: {where}: {'; '.join(notes)}", err=True)
-    return Model(net)
+    return replace(model, net=net)
 
 
-def read_net(argument: str) -> Model:
+def load_weights(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
+    """Return the model in a file of weights: a caffemodel, binary or HDF5, or a text with blobs.
+
+    Of the net it tells what the file does, an old one upgraded: of HDF5 the layers' names only.
+    """
+    data = _bytes_of(argument)
+    if is_hdf5(data) and argument != "-":
+        return read_weights(argument, dialect)
+    where = display_name(argument)
+    model = _parse_net(data, where, dialect)
+    if not model.blobs:
+        raise Error("holds no weights", where, "a .caffemodel that Caffe has written is wanted")
+    return replace(model, net=upgrade_net(model.net, where).message)
+
+
+def read_net(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
     """Return the net that a NET argument means, an old one as it stands."""
     if argument in NETWORKS:
         from prototxt_gen.nets.builder import DataEnds, build
 
         config = NETWORKS[argument]
-        return build(config, data=DataEnds(mean=config.mean))
-    return Model(_parse_net(_read_bytes(argument), display_name(argument)))
+        model = build(config, data=DataEnds(mean=config.mean))
+        return replace(model, net=dialect.message("NetParameter").FromString(model.net.SerializeToString()))
+    return _parse_net(_bytes_of(argument), display_name(argument), dialect)
 
 
-def _read_bytes(path: str) -> bytes:
-    if path != "-" and not os.path.exists(path):
+def _bytes_of(path: str) -> Any:
+    if path == "-":
+        return read_stream(sys.stdin.buffer)
+    if not os.path.exists(path):
         hint = did_you_mean(path, NETWORKS, "prototxt-gen list shows the networks")
         raise Error(f"there is no network and no file '{path}'", hint=hint)
-    try:
-        if path == "-":
-            return sys.stdin.buffer.read()
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise Error(f"cannot be read: {error.strerror}", display_name(path)) from None
+    return open_bytes(path)
 
 
-def _parse_net(data: bytes, where: str) -> Any:
-    """Parse a NetParameter from text, or from binary where it is no text."""
-    message_class = DEFAULT_DIALECT.message("NetParameter")
+def _parse_net(data: Any, where: str, dialect: Dialect) -> Model:
+    """Parse a net from text, or from binary: what has bytes that no text has, and more than a name in it."""
+    if is_hdf5(data):
+        raise Error("is HDF5: weights, which tell no net", where, "the net's prototxt is wanted here")
+    complaint = Error("is neither prototxt text nor a binary net", where)
+    if _CONTROL.search(data):
+        try:
+            return parse_weights(data, dialect, where)
+        except NotBinary as error:
+            complaint = error
     try:
-        net = loads(data.decode(), message_class, where)
-        if not net.IsInitialized():  # which Python's parser lets pass, and Caffe's refuses
-            raise Error(f"lacks {', '.join(net.FindInitializationErrors())}, which Caffe requires", where)
-        return net
+        text = bytes(data).decode()
     except UnicodeDecodeError:
-        complaint = Error("is neither prototxt text nor a binary net", where)
-    except Error as error:
-        complaint = error
-    try:
-        net = message_class.FromString(data)
-    except DecodeError:
         raise complaint from None
-    # Any few bytes may parse as binary; without a layer it is a text with a mistake.
-    if not (net.layer or net.layers) or not _holds_text(net):
-        raise complaint
-    return net
-
-
-def _holds_text(message: Any) -> bool:
-    """True when every string outside the blobs is text. protobuf hands out bytes for those of a binary that are not."""
-    waiting = [message]
-    while waiting:
-        for field, value in waiting.pop().ListFields():
-            several = value if hasattr(value, "append") or hasattr(value, "add") else [value]
-            if field.message_type is not None and field.name != "blobs":
-                waiting.extend(several)
-            elif field.type == field.TYPE_STRING and not all(isinstance(one, str) for one in several):
-                return False
-    return True
+    net = loads(text, dialect.message("NetParameter"), where)
+    if not net.IsInitialized():  # which Python's parser lets pass, and Caffe's refuses
+        raise Error(f"lacks {', '.join(net.FindInitializationErrors())}, which Caffe requires", where)
+    if any(layer.blobs for layer in net.layer) or any(layer.blobs or layer.layer.blobs for layer in net.layers):
+        return parse_weights(net.SerializeToString(), dialect, where, checked=False)
+    return Model(net, dialect)
 
 
 def assignments(settings: Iterable[str]) -> Dict[str, str]:

@@ -9,11 +9,12 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.arguments import input_shapes, load_net
+from prototxt_gen.cli.arguments import input_shapes, load_net, load_weights
 from prototxt_gen.cli.output import write_stdout
+from prototxt_gen.core.caffemodel import is_hdf5, open_bytes
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import PHASES
-from prototxt_gen.core.io import read_text
+from prototxt_gen.core.io import Model, read_text
 from prototxt_gen.core.locations import Locations
 
 
@@ -65,7 +66,7 @@ def _weights(a: str, b: str, form: str) -> int:
     from prototxt_gen.check.diff_text import describe_blob
     from prototxt_gen.check.diff_weights import compare_weights
 
-    blobs = compare_weights(load_net(a).net, load_net(b).net)
+    blobs = compare_weights(_with_blobs(a), _with_blobs(b))
     differ = [one for one in blobs if not one.same]
     if form == "json":
         _print_json({"blobs": [{**asdict(one), "same": one.same} for one in blobs], "same": not differ})
@@ -76,6 +77,12 @@ def _weights(a: str, b: str, form: str) -> int:
         _print([describe_blob(one) for one in differ])
         click.echo(f"{len(differ)} of {len(blobs)} blobs differ", err=True)
     return 1 if differ else 0
+
+
+def _with_blobs(argument: str) -> Model:
+    """Return the model in a caffemodel; one without weights is for the comparison to refuse."""
+    hdf5 = os.path.isfile(argument) and is_hdf5(open_bytes(argument))
+    return load_weights(argument) if hdf5 else load_net(argument)
 
 
 def _print(lines: List[str]) -> None:

@@ -8,7 +8,7 @@ import stat
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Tuple
+from typing import Any, BinaryIO, Callable, Mapping, Tuple
 
 from google.protobuf import text_format
 
@@ -78,17 +78,22 @@ def read_model(path: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
 
 
 def write_text(path: str, text: str) -> None:
-    """Write a file whole or not at all: its name never stands for half a text, whatever happens on the way.
+    """Write a text file whole or not at all, as ``write_whole`` does."""
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
-    A symbolic link is followed; a device or pipe is written to as it is.
+
+def write_whole(path: str, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file whole or not at all: its name never stands for half of one, whatever happens on the way.
+
+    ``write`` is called once, with the open file. A symbolic link is followed; a device or pipe is written to as it is.
     """
     target = os.path.realpath(path)
     try:
         if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            with open(path, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(path, "wb") as file:
+                write(file)
             return
-        _replace(target, text)
+        _replace(target, write)
     except OSError as error:
         raise Error(f"cannot be written: {error.strerror}", path) from None
 
@@ -98,12 +103,12 @@ def display_name(path: str) -> str:
     return "<stdin>" if path == "-" else path
 
 
-def _replace(target: str, text: str) -> None:
+def _replace(target: str, write: Callable[[BinaryIO], Any]) -> None:
     folder, name = os.path.split(target)
     handle, partial = tempfile.mkstemp(dir=folder, prefix=name + ".", suffix=".part")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(partial, _mode_of(target))
