@@ -171,6 +171,7 @@ class Converters:
 
     def __init__(self) -> None:
         self._owners: Dict[str, Converter] = {}
+        self._complete = False
 
     def add(self, *types: str) -> Callable[[Converter], Converter]:
         """Register a converter for one or more layer types; it returns the name of the top's tensor, or of several."""
@@ -196,11 +197,12 @@ class Converters:
         layer.finish([results] if isinstance(results, str) else results)
 
     def _all(self) -> Dict[str, Converter]:
-        if not self._owners:
+        if not self._complete:
             from prototxt_gen.export import onnx_ops
 
             for module in pkgutil.iter_modules(onnx_ops.__path__):
                 importlib.import_module(f"{onnx_ops.__name__}.{module.name}")
+            self._complete = True
         return self._owners
 
 

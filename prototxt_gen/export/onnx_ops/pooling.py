@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Any, List, Sequence, Tuple
 
 from prototxt_gen.export.onnx_ops.layer import Layer, converters, merged
-from prototxt_gen.spec.ops.pooling import Pair, pooled
 
+Pair = Tuple[int, int]
 LOWEST = -3.4028234663852886e38  # -FLT_MAX, which Caffe's maximum starts from
 
 
@@ -36,6 +36,9 @@ def pooling(layer: Layer) -> Sequence[str]:
 @converters.add("SPP")
 def spp(layer: Layer) -> str:
     """Pooling to 2^l x 2^l bins for each level l, flattened and joined; see ``spec.ops.pooling`` for the windows."""
+    # Here and not above: a rule's module must not come before the registry of rules has begun to load.
+    from prototxt_gen.spec.ops.pooling import pooled
+
     param, size = layer.proto.spp_param, layer.shape[2:]
     if param.pool == param.STOCHASTIC:
         raise layer.error("stochastic pooling has no ONNX operator", "pool: AVE or MAX can be exported")
