@@ -10,18 +10,20 @@ Every layer is one statement, in the order of the net, and NetSpec writes layers
 4. It makes a blob again, as the data layer of a second phase does: ``n.data_test = L.Data(top=["data", "label"],
    ntop=0)``. A NetSpec holds one top of each name, so readers name the first one, which gives the same prototxt.
 
-A bottom that nothing in the net makes is given as a string, ``bottom="data"``. What is not a layer is set on the message
-at the end.
+A bottom that nothing in the net makes is given as a string, ``bottom="data"``. What is not a layer is set on the
+message at the end. Repeated blocks of layers become functions.
 """
 
 from __future__ import annotations
 
 from itertools import chain, count
-from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
 from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade import upgrade_net
+from prototxt_gen.export.to_python_functions import with_functions
+from prototxt_gen.export.to_python_lines import Statement, source
 from prototxt_gen.export.to_python_values import (
     INDENT,
     Group,
@@ -36,21 +38,10 @@ from prototxt_gen.export.to_python_values import (
     string,
     wrapped,
 )
-from prototxt_gen.spec.netspec import NetSpec, param_fields
+from prototxt_gen.spec.netspec import param_fields
 
 # Fields that the call itself says: the type, the bottoms, and what is assigned to.
 _SAID_BY_CALL = ("name", "type", "bottom", "top")
-# Attributes that a NetSpec has already, so that a blob of that name is written n["tops"].
-_TAKEN = frozenset(dir(NetSpec()))
-
-
-class Statement(NamedTuple):
-    """One layer in the script: ``n[keys] = L.<maker>(n[inputs], fields)``; a key is a name in the NetSpec."""
-
-    keys: Tuple[str, ...]
-    maker: str
-    inputs: Tuple[str, ...]
-    fields: Tuple[Value, ...]
 
 
 def to_python(model: Model) -> str:
@@ -60,9 +51,15 @@ def to_python(model: Model) -> str:
     """
     net = upgrade_net(model.net).message
     enums: Set[Any] = set()
-    body = [line(one) for one in statements(net, model.dialect, enums)]
-    ending = _ending(net, enums)
-    return "\n".join([*_beginning(bool(body), model.dialect, enums), *body, "", *ending, ""])
+    functions, layers = with_functions(list(statements(net, model.dialect, enums)))
+    ending = _ending(net, enums)  # before the constants of enums are written
+    lines = _imports(bool(layers), model.dialect, enums)
+    for function in functions:
+        lines += ["", "", function]
+    lines += ["", ""] if functions else [""]
+    dialect = "" if model.dialect is DEFAULT_DIALECT else f"DIALECTS[{string(model.dialect.name)}]"
+    lines.append(f"n = NetSpec({dialect})")
+    return "\n".join([*lines, *map(source, layers), "", *ending, ""])
 
 
 def statements(net: Any, dialect: Dialect, enums: Set[Any]) -> Iterator[Statement]:
@@ -93,22 +90,6 @@ def statements(net: Any, dialect: Dialect, enums: Set[Any]) -> Iterator[Statemen
         if layer.HasField("type") and _maker(layer) != layer.type:
             fields.append(f"type={string(layer.type)}")
         yield Statement(made, _maker(layer), inputs, tuple(fields))
-
-
-def line(statement: Statement) -> str:
-    """Return a statement as source, on several lines where one is too short."""
-    targets = Group("", tuple(blob(key) for key in statement.keys), "")
-    makes = wrapped(targets)
-    if "\n" in makes:
-        makes = wrapped(targets._replace(opening="(", closing=")"))
-    call = f"{makes} = L.{statement.maker}("
-    return wrapped(Group(call, (*map(blob, statement.inputs), *statement.fields), ")"))
-
-
-def blob(key: str) -> str:
-    """Return the expression for a name in the NetSpec."""
-    plain = is_attribute(key) and not key.startswith("_") and key not in _TAKEN
-    return f"n.{key}" if plain else f"n[{string(key)}]"
 
 
 def _first_makers(net: Any) -> Tuple[Set[int], Set[str]]:
@@ -153,16 +134,14 @@ def _strings(name: str, values: Any) -> Value:
     return f"{name}={literals[0]}" if len(literals) == 1 else Group(f"{name}=[", literals, "]")
 
 
-def _beginning(uses_layers: bool, dialect: Dialect, enums: Set[Any]) -> List[str]:
+def _imports(uses_layers: bool, dialect: Dialect, enums: Set[Any]) -> List[str]:
     names = ["NetSpec"] + ["layers as L"] * uses_layers + ["params as P"] * any(map(param_name, enums))
     lines = [f"from prototxt_gen import {', '.join(names)}"]
     if dialect is not DEFAULT_DIALECT:
         lines.append("from prototxt_gen.core.dialects import DIALECTS")
-    lines += ["from prototxt_gen.core.io import dumps", ""]
+    lines.append("from prototxt_gen.core.io import dumps")
     plain = sorted((one for one in enums if not param_name(one)), key=lambda one: one.full_name)
-    if plain:
-        lines += [*map(constants, plain), ""]
-    return [*lines, f"n = NetSpec({'' if dialect is DEFAULT_DIALECT else f'DIALECTS[{string(dialect.name)}]'})"]
+    return [*lines, *[""] * bool(plain), *map(constants, plain)]
 
 
 def _ending(net: Any, enums: Set[Any]) -> List[str]:

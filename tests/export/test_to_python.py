@@ -140,6 +140,80 @@ def test_corners(text, lines):
     assert loads(run(script_of(text)), NetParameter) == loads(text, NetParameter)
 
 
+def test_pycaffe_runs_the_script_with_its_import_changed(run_caffe_python, tmp_path):
+    """The words are pycaffe's own: only what prints is ours."""
+    wanted = {}
+    for path in [*ROOT.glob("tests/spec/nets/*.prototxt"), ROOT / "generated/attention56/train.prototxt"]:
+        model = read_model(str(path))
+        script = to_python(model).replace("from prototxt_gen import", "from caffe.net_spec import")
+        script = script.replace("from prototxt_gen.core.io import dumps\n", "").replace("dumps(net)", "net")
+        (tmp_path / f"{path.stem}.py").write_text(script)
+        wanted[path.stem] = upgrade_net(model.net).message
+    run_caffe_python(f"""
+        import contextlib, pathlib
+        for path in pathlib.Path({str(tmp_path)!r}).glob("*.py"):
+            with open(path.with_suffix(".prototxt"), "w") as file, contextlib.redirect_stdout(file):
+                exec(compile(path.read_text(), str(path), "exec"), {{}})
+        """)
+    assert len(wanted) > 5
+    for name, net in wanted.items():
+        assert loads((tmp_path / f"{name}.prototxt").read_text(), NetParameter) == net
+
+
+REPEATED = """
+layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } } }
+""" + "".join(f"""
+layer {{ name: "{name}/conv" type: "Convolution" bottom: "{bottom}" top: "{name}/conv"
+        convolution_param {{ num_output: {outputs} kernel_size: 3 pad: 1 weight_filler {{ type: "xavier" }} }} }}
+layer {{ name: "{name}/relu" type: "ReLU" bottom: "{name}/conv" top: "{name}/conv" }}
+layer {{ name: "{name}" type: "Eltwise" bottom: "{name}/conv" bottom: "{bottom}" top: "{name}" }}
+""" for name, bottom, outputs in zip("abcdefg", ["data", *"abcdef"], [3, 3, 4, 5, 5, 6, 7]))
+
+
+def test_repeated_blocks_become_a_function():
+    script = script_of(REPEATED)
+    assert """
+
+def a_block(name, bottom, num_output):
+    n[name + "/conv"] = L.Convolution(
+        bottom, num_output=num_output, pad=1, kernel_size=3, weight_filler=dict(type="xavier"))
+    n[name + "/relu"] = L.ReLU(n[name + "/conv"], in_place=True)
+    n[name] = L.Eltwise(n[name + "/relu"], bottom)
+
+
+n = NetSpec()
+n.data = L.Input(shape=dict(dim=[1, 3, 8, 8]))
+a_block("a", n.data, num_output=3)
+a_block("b", n.a, num_output=3)
+a_block("c", n.b, num_output=4)
+a_block("d", n.c, num_output=5)
+a_block("e", n.d, num_output=5)
+a_block("f", n.e, num_output=6)
+a_block("g", n.f, num_output=7)
+
+net""" in script
+    assert loads(run(script), NetParameter) == loads(REPEATED, NetParameter)
+
+
+@pytest.mark.parametrize("old, new", [
+    ('bottom: "b" top: "c/conv"', 'bottom: "a" top: "c/conv"'),
+    ('name: "c/conv" type: "Convolution"', 'name: "c/conv" type: "Convolution" phase: TEST'),
+    ('name: "c/relu" type: "ReLU"', 'name: "c/relu" type: "TanH"'),
+    ('name: "c/relu"', 'name: "c/act"'),
+])
+def test_a_block_that_differs_is_written_out(old, new):
+    text = REPEATED.replace(old, new)
+    script = script_of(text)
+    assert text != REPEATED and 'a_block("d", n.c, num_output=5)' in script and 'n.c = L.Eltwise' in script
+    assert loads(run(script), NetParameter) == loads(text, NetParameter)
+
+
+def test_attention92_takes_an_eighth_of_the_lines():
+    lines = to_python(read_model(str(ROOT / "generated/attention92/train.prototxt"))).splitlines()
+    assert len(lines) < 1700 / 7
+    assert 'attentionc_block("AttentionC_2", n["AttentionC_1/bn/relu"], n.AttentionC_1)' in lines
+
+
 def test_what_is_no_layer_is_set_on_the_message():
     text = """
         name: "N" force_backward: false debug_info: true state { phase: TRAIN level: 2 stage: "a" stage: "b" }
@@ -213,6 +287,31 @@ def messages(descriptor, depth=0):
     always = {name: fields.pop(name) for name in ("top", "bottom", "layer", "type") if name in fields and depth < 2}
     some = st.lists(st.sampled_from(sorted(fields)), max_size=4, unique=True) if fields else st.just([])
     return some.flatmap(lambda chosen: st.fixed_dictionaries({**always, **{name: fields[name] for name in chosen}}))
+
+
+small = st.integers(0, 2)
+layer_types = st.sampled_from(["ReLU", "Convolution", "Split"])
+parts = st.lists(st.tuples(small, small, small, layer_types), min_size=1, max_size=5)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(parts, min_size=1, max_size=3), st.lists(st.tuples(small, small, names, small), max_size=12))
+def test_repeated_parts_come_back(kinds, uses):
+    """Nets of parts used again and again under changing names, with values that differ here and there."""
+    net = NetParameter()
+    for number, (which, value, name, form) in enumerate(uses):
+        prefix = [f"part{number}", f"{name}/{number}", f"group/{number // 2}/sub{number % 2}"][form]
+        for position, (bottom, top, option, type_name) in enumerate(kinds[which % len(kinds)]):
+            tops = [f"{prefix}/{position}", f"{prefix}/{bottom}", prefix][top]
+            made = [one for layer in net.layer for one in layer.top]
+            layer = net.layer.add(name=f"{prefix}/{position}", type=type_name, top=[tops])
+            layer.bottom.extend(made[-1 - bottom :][:1])
+            if type_name == "Convolution":
+                layer.convolution_param.num_output = value if option else 7
+                layer.convolution_param.weight_filler.type = "xavier"
+                layer.param.add(name=name if option == 2 else "shared")
+    printed = loads(run(to_python(Model(net))), NetParameter)
+    assert printed == net
 
 
 def kind(field):
