@@ -85,11 +85,11 @@ def threshold(step: Step) -> Any:
 
 @layers.add("Clip")
 def clip(step: Step) -> Any:
-    """min(max(x, min), max)."""
+    """max(min(x, max), min)."""
     import numpy as np
 
     param = step.layer.clip_param
-    return np.minimum(np.maximum(step.x, param.min), param.max)
+    return np.maximum(np.minimum(step.x, param.max), param.min)
 
 
 @layers.add("Power")

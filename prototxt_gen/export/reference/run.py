@@ -28,9 +28,7 @@ def forward(
     fourth blob holds where the dialect does not. The model's blobs stay as they are: moving statistics do not move.
     Raises Error where Caffe would refuse the net, for missing or misshapen weights, and for layers that draw at random.
     """
-    blobs: Dict[str, Any] = {}
-    for _, tops in steps(model, inputs, phase=phase, dtype=dtype, bn_statistic=bn_statistic):
-        blobs.update(tops)
+    *_, (_, _, blobs) = _run(model, inputs, phase, dtype, bn_statistic)
     return blobs
 
 
@@ -38,6 +36,14 @@ def steps(
     model: Model, inputs: Mapping[str, Any], *, phase: int = TEST, dtype: Any = None, bn_statistic: Optional[str] = None
 ) -> Iterator[Tuple[Any, Dict[str, Any]]]:
     """Yield (layer, its tops by name) after each layer has run; arguments as for ``forward``."""
+    for layer, tops, _ in _run(model, inputs, phase, dtype, bn_statistic):
+        yield layer, tops
+
+
+def _run(
+    model: Model, inputs: Mapping[str, Any], phase: int, dtype: Any, bn_statistic: Optional[str]
+) -> Iterator[Tuple[Any, Dict[str, Any], Dict[str, Any]]]:
+    """Yield (layer, its tops, all blobs so far) after each layer has run."""
     import numpy as np
 
     dtype = np.dtype(np.float32 if dtype is None else dtype)
@@ -48,6 +54,7 @@ def steps(
     shared = _shared_blobs(model, [layer for layer, _ in run_order])
     statistic = bn_statistic or model.dialect.bn_statistic
     blobs: Dict[str, Any] = {}
+    memory = _Memory()
     for layer, info in run_order:
         bottoms = [blobs[name] for name in layer.bottom]
         if not layer.bottom and layer.top and all(name in arrays for name in layer.top):
@@ -59,7 +66,27 @@ def steps(
             made = layers.run(Step(layer, bottoms, params, shapes, phase, dtype, statistic))
         tops = dict(zip(layer.top, made))
         blobs.update(tops)
-        yield layer, tops
+        for name in memory.sharers(layer):
+            blobs[name] = tops[layer.top[0]].reshape(blobs[name].shape)
+        yield layer, tops, blobs
+
+
+class _Memory:
+    """Which blobs stand in the same memory: in Caffe, a layer that works in place on one of them changes them all."""
+
+    def __init__(self) -> None:
+        self._owners: Dict[str, str] = {}
+
+    def sharers(self, layer: Any) -> List[str]:
+        """Take note of a layer that has run; return the other blobs whose values it changed."""
+        first = layer.bottom[0] if layer.bottom else ""
+        owner = self._owners.get(first, first)
+        if first and layer.top[:1] == [first]:
+            return [name for name in {*self._owners, owner} if self._owners.get(name, name) == owner and name != first]
+        alone = len(layer.bottom) == len(layer.top) == 1
+        if layer.type in ("Split", "Flatten", "Reshape") or (alone and layer.type in ("Concat", "Slice")):
+            self._owners.update(dict.fromkeys(layer.top, owner))
+        return []
 
 
 def _run_order(net: Any, phase: int, given: Mapping[str, Tuple[int, ...]]) -> List[Tuple[Any, LayerInfo]]:
