@@ -2,7 +2,7 @@
 
 A block is the longest run of statements whose keys all begin with one prefix, up to a sign such as ``/``. Blocks have
 one shape when they are equal after the prefix is taken away: layer types, keys, names of fields, and what reads what.
-Values that differ between blocks of one shape become parameters, and so do the blobs that come from outside. The shortest
+Values that differ between blocks of one shape become parameters, and so do blobs that come from outside. The shortest
 blocks are replaced first, so that longer ones call their functions. A function assigns the same keys in the same order
 as the statements it stands for, so the net stays what it was.
 """
