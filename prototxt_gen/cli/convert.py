@@ -1,56 +1,220 @@
-"""``prototxt-gen convert``: run passes over a net."""
+"""``prototxt-gen convert``: run passes over a net and its weights."""
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+import json
+from collections import Counter
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.arguments import read_net
+from prototxt_gen.cli.arguments import input_shapes, load_net, load_weights, read_net
 from prototxt_gen.cli.output import deliver, output_options
-from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
 from prototxt_gen.core.errors import Error
-from prototxt_gen.core.io import display_name, dumps, read_message
+from prototxt_gen.core.io import Model, display_name, dumps, read_message, write_text
+
+# The option of the command line that fills a pass's keyword.
+FLAGS = {
+    "bn_statistic": "--bn-statistic",
+    "input_shapes": "--input",
+    "renames": "--map or --rename",
+    "batch_size": "--batch-size",
+    "to": "--to",
+    "phase": "--phase",
+    "test_net": "--test-net",
+    "source": "--source",
+    "test_source": "--test-source",
+    "mean": "--mean",
+    "seed": "--seed",
+}
+MAKER = "prototxt-gen convert"
 
 
-@click.command("convert", short_help="Run passes over a net.")
+class ConvertCommand(click.Command):
+    """Lists the passes below the options."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from prototxt_gen.passes.base import registry
+
+        with formatter.section("Passes"):
+            formatter.write_dl([(name, _first_line(registry.find(name))) for name in registry.names()])
+
+
+@click.command("convert", cls=ConvertCommand, short_help="Convert nets and weights: BN, phases, dialects, names.")
 @click.argument("net", metavar="NET")
-@click.option("--pass", "passes", multiple=True, required=True, metavar="NAME", help="A pass to run: upgrade.")
+@click.option("--pass", "passes", multiple=True, required=True, metavar="NAME",
+              help="A pass to run; several run in the order given.")
+@click.option("--weights", metavar="FILE", help="The net's weights, a caffemodel.")
+@click.option("--out-weights", metavar="FILE", help="Write the weights after the passes to FILE.")
+@click.option("--weights-layout", type=click.Choice(["current", "v1"]), default="current", show_default=True,
+              help="v1: a caffemodel that Caffe reads since 2014.")
+@click.option("--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name, show_default=True,
+              help="The fork that wrote NET and its weights.")
+@click.option("--bn-statistic", type=click.Choice(["inv-std", "variance"]),
+              help="What BN's fourth blob holds: inv-std for the attention fork, variance for models of cuDNN engines.")
+@click.option("--input", "inputs", multiple=True, metavar="BLOB=N,C,H,W", help="The shape of an input.")
+@click.option("--map", "map_file", metavar="FILE", help="rename: a file of old and new names.")
+@click.option("--rename", "renames", multiple=True, metavar="PATTERN=NEW",
+              help="rename: a regular expression that fits a whole name, and the new name.")
+@click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="The batch size.")
+@click.option("--to", type=click.Choice(list(DIALECTS)), help="dialect: the dialect to write.")
+@click.option("--phase", type=click.Choice(["train", "test"]), help="split-phases: the phase to keep.")
+@click.option("--test-net", metavar="NET", help="merge-phases: the net of the phase TEST.")
+@click.option("--source", metavar="PATH", help="deploy-to-train: the training set.")
+@click.option("--test-source", metavar="PATH", help="deploy-to-train: the test set.")
+@click.option("--mean", metavar="MEAN", help="deploy-to-train: values with commas between, a file, or none.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), metavar="N", help="seed-weights: where the draw starts.")
+@click.option("--report", metavar="FILE", help="Write edits and what was left, with reasons, to FILE as JSON.")
+@click.option("--strict", is_flag=True, help="Exit with 1 when a pass left something as it was.")
+@click.option("--verbose", is_flag=True, help="Tell each edit, not only their number.")
 @output_options
 def convert(
-    net: str, passes: Tuple[str, ...], output: Optional[str], check: Optional[str], diff: Optional[str]
+    net: str, passes: Tuple[str, ...], weights: Optional[str], out_weights: Optional[str], weights_layout: str,
+    dialect: str, report: Optional[str], strict: bool, verbose: bool, output: Optional[str], check: Optional[str],
+    diff: Optional[str], **settings: Any,
 ) -> int:
     """Run passes over NET, in the order given, and write the result as a prototxt.
 
-    upgrade: what files of 2013 and 2014 wrote (V0 and V1 layers, input fields) as Caffe 1.0 writes it. For solver
-    files, too: solver_type becomes type.
+    With --weights they run over the weights too, and --out-weights writes these. A caffemodel as NET brings its own.
     """
     from prototxt_gen.passes.base import registry
 
     chosen = [(name, registry.find(name)) for name in passes]
-    try:
-        model = read_net(net)
-    except Error:
-        if set(passes) != {"upgrade"} or net == "-":
-            raise
-        return deliver(_upgraded_solver(net), output, check, diff, "prototxt-gen convert")
+    values = _values(settings)
+    _check_options(chosen, values)
+    if passes == ("upgrade",):
+        solver = _upgraded_solver(net)
+        if solver is not None:
+            return deliver(solver, output, check, diff, MAKER)
+    read = read_net if passes[0] == "upgrade" else load_net
+    model = read(net, dialect=find_dialect(dialect))
+    if weights is not None:
+        model = _with_weights(model, weights)
+    if out_weights is not None and not model.blobs and "seed-weights" not in passes:
+        raise Error("--out-weights has nothing to write: no weights were given", hint="give them with --weights FILE")
+    results = []
     for name, run in chosen:
-        result = run(model)
+        result = run(model, **_options_for(run, values))
+        results.append((name, result))
         model = result.model
-        for edit in result.edits or ("nothing to do",):
+        _tell(name, result, verbose)
+    text = model.dumps()
+    if check is None and diff is None:
+        _write_weights(out_weights, model, weights_layout, given=weights)
+        if report is not None:
+            write_text(report, _document(results))
+    code = deliver(text, output, check, diff, MAKER)
+    return code or int(strict and any(result.skipped for _, result in results))
+
+
+def _first_line(run: Any) -> str:
+    return (run.__doc__ or "").strip().splitlines()[0]
+
+
+def _values(settings: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the options that were given, under the keywords of passes."""
+    from prototxt_gen.passes.rename import read_map
+
+    map_file = settings.pop("map_file")
+    pairs = list(read_map(map_file)) if map_file else []
+    for text in settings["renames"]:
+        pattern, equals, new = text.rpartition("=")
+        if not equals:
+            raise Error(f"--rename {text} has no '='", hint="write --rename 'PATTERN=NEW'")
+        pairs.append((pattern, new))
+    settings["renames"] = tuple(pairs)
+    settings["input_shapes"] = input_shapes(settings.pop("inputs"))
+    if settings["test_net"] is not None:
+        settings["test_net"] = load_net(settings["test_net"])
+    return {name: value for name, value in settings.items() if value not in (None, (), {})}
+
+
+def _check_options(chosen: List[Tuple[str, Any]], values: Dict[str, Any]) -> None:
+    """Every option belongs to a pass that runs, and every pass has what it needs."""
+    from prototxt_gen.passes.base import NEEDED, options_of, registry
+
+    taken = {option for _, run in chosen for option in options_of(run)}
+    for option in values:
+        if option not in taken:
+            owners = [name for name in registry.names() if option in options_of(registry.find(name))]
+            raise Error(f"{FLAGS[option]} goes with --pass {' or '.join(owners)}, which does not run")
+    for name, run in chosen:
+        for option, default in options_of(run).items():
+            if default is NEEDED and option not in values:
+                raise Error(f"pass '{name}' needs {FLAGS[option]}", hint="prototxt-gen convert --help")
+
+
+def _options_for(run: Any, values: Dict[str, Any]) -> Dict[str, Any]:
+    from prototxt_gen.passes.base import options_of
+
+    return {option: values[option] for option in options_of(run) if option in values}
+
+
+def _with_weights(model: Model, path: str) -> Model:
+    from prototxt_gen.core.caffemodel import with_weights
+
+    model, notes = with_weights(model, load_weights(path, model.dialect))
+    for note in notes:
+        click.echo(f"note: {display_name(path)}: {note}", err=True)
+    return model
+
+
+def _write_weights(path: Optional[str], model: Model, layout: str, given: Optional[str]) -> None:
+    if path is not None:
+        from prototxt_gen.core.caffemodel_write import write_weights
+
+        write_weights(path, model, layout)
+    elif given is not None:
+        click.echo("note: the weights after the passes are not written; --out-weights FILE writes them", err=True)
+
+
+def _tell(name: str, result: Any, verbose: bool) -> None:
+    """Say on stderr what a pass did: coverage, edits, and what it left by reason."""
+    edits = result.edits
+    if result.coverage:
+        click.echo(f"{name}: {result.coverage}", err=True)
+    if verbose or len(edits) <= 3:
+        for edit in edits or (() if result.coverage else ("nothing to do",)):
             click.echo(f"{name}: {edit}", err=True)
-    return deliver(model.dumps(), output, check, diff, "prototxt-gen convert")
+    elif not result.coverage:
+        click.echo(f"{name}: {len(edits)} edits; --verbose lists them", err=True)
+    reasons = Counter(one.reason for one in result.skipped)
+    for reason, times in reasons.most_common():
+        names = [one.layer for one in result.skipped if one.reason == reason]
+        shown = names if verbose else names[:2]
+        more = ", ..." if len(names) > len(shown) else ""
+        click.echo(f"  left {times}: {reason} ({', '.join(shown)}{more})", err=True)
 
 
-def _upgraded_solver(path: str) -> str:
-    """Return the upgraded text of a solver file; raise what is wrong with it as a net where it is no solver either."""
+def _document(results: List[Tuple[str, Any]]) -> str:
+    passes = [
+        {
+            "pass": name,
+            "coverage": result.coverage,
+            "edits": list(result.edits),
+            "skipped": [{"layer": one.layer, "reason": one.reason} for one in result.skipped],
+        }
+        for name, result in results
+    ]
+    return json.dumps({"passes": passes}, indent=2, sort_keys=True) + "\n"
+
+
+def _upgraded_solver(path: str) -> Optional[str]:
+    """Return the upgraded text of a solver file; None where the file is rather a net."""
     from prototxt_gen.core.upgrade import upgrade_solver
 
+    if path == "-":
+        return None
+    try:
+        read_net(path)
+        return None
+    except Error:
+        pass
     try:
         solver = read_message(path, DEFAULT_DIALECT.message("SolverParameter"))
     except Error:
-        read_net(path)
-        raise
+        return None
     message, notes = upgrade_solver(solver, display_name(path))
     for note in notes or ("nothing to do",):
         click.echo(f"upgrade: {note}", err=True)

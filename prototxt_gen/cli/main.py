@@ -26,6 +26,8 @@ COMMANDS = {
     "explain": "prototxt_gen.cli.lint:explain",
     "diff": "prototxt_gen.cli.diff:diff",
     "convert": "prototxt_gen.cli.convert:convert",
+    "export": "prototxt_gen.cli.export:export",
+    "compare": "prototxt_gen.cli.compare:compare",
     "solver": "prototxt_gen.cli.solver:solver",
     "data": "prototxt_gen.cli.data:data",
     "train": "prototxt_gen.cli.train:train",
