@@ -130,6 +130,12 @@ CASES = [
     ("InfogainLoss", "", PLANE, (2, 7, 9), "index", (6, 6), "positive"),
     ("InfogainLoss", "infogain_loss_param { axis: -1 } loss_param { ignore_label: 1 normalization: FULL }",
      (2, 3, 6), (2, 3), "index", (1, 1, 6, 6)),
+    *[(name, "recurrent_param { num_output: 4 }", (3, 2, 5, 2), (3, 2), "bit", *static) for name in ("LSTM", "RNN")
+      for static in ((), ((2, 7),))],
+    *[("LSTM", "recurrent_param { num_output: 4 expose_hidden: true }", (3, 2, 5), (3, 2), "bit", *static, (1, 2, 4),
+       (1, 2, 4), 3) for static in ((), ((2, 7),))],
+    ("RNN", "recurrent_param { num_output: 4 expose_hidden: true }", (3, 2, 5), (3, 2), "bit", (1, 2, 4), 2),
+    ("LSTMUnit", "", (1, 2, 4), (1, 2, 16), (1, 2), "bit", 2),
     *[("ContrastiveLoss", f"contrastive_loss_param {{ margin: 3 {text} }}", (8, 4), (8, 4), (8,), "bit") for text in (
         "", "legacy_version: true")],
 ]

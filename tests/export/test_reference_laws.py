@@ -113,8 +113,8 @@ REFUSED = {
     "no weights": (NET, {}, "layer 'conv1' (Convolution): there are no weights for it\nhint: --weights"),
     "one blob": (NET, {"conv1": BLOBS[:1]}, "layer 'conv1' (Convolution): its weights are 1 blobs, and it has 2"),
     "shape": (NET, {"conv1": (np.zeros((2, 3, 1, 1)), BLOBS[1])}, "blob 0 of its weights is 2x3x1x1, not 3x2x1x1"),
-    "type": (NET.replace("ReLU", "ReLo"), {}, "no rule is known for this type\nhint: did you mean 'ReLU'"),
-    "python": (NET.replace("ReLU", "Python").replace('top: "conv1" }', 'top: "data2" }'), {"conv1": BLOBS}, "data2"),
+    "type": (NET.replace("ReLU", "ReLo"), {}, "(ReLo): the numpy engine has no layer of this type\nhint: did you mean"),
+    "python": (NET.replace("ReLU", "Python"), {}, "(Python): the numpy engine has no layer of this type\nhint: run the "),
     "bottom": (NET.replace('bottom: "conv1"', 'bottom: "conv"'), {}, "reads blob 'conv'"),
     "stochastic": (NET.replace("ReLU", "Pooling").replace('top: "conv1" }', 'top: "p" pooling_param { pool: STOCHASTIC '
                    'global_pooling: true } }'), {"conv1": BLOBS}, "layer 'relu1' (Pooling): stochastic pooling"),

@@ -77,12 +77,16 @@ class Layers:
 
         functions = self._all()
         if step.layer.type not in functions:
-            hint = did_you_mean(step.layer.type, functions, "run the net in Caffe: --engine caffe")
-            raise Error("the numpy engine has no layer of this type", label(step.layer), hint)
+            raise self.unknown(step.layer)
         # What overflows in Caffe overflows here, and as silently.
         with np.errstate(all="ignore"):
             tops = functions[step.layer.type](step)
         return [np.asarray(top, step.dtype) for top in (tops if isinstance(tops, list) else [tops])]
+
+    def unknown(self, layer: Any) -> Error:
+        """Return the error for a layer of a type without a function."""
+        hint = did_you_mean(layer.type, self._all(), "run the net in Caffe: --engine caffe")
+        return Error("the numpy engine has no layer of this type", label(layer), hint)
 
     def _all(self) -> Dict[str, Function]:
         if not self._complete:

@@ -49,8 +49,8 @@ def _run(
     dtype = np.dtype(np.float32 if dtype is None else dtype)
     arrays = {name: np.asarray(array, dtype) for name, array in inputs.items()}
     given = {name: array.shape for name, array in arrays.items()}
+    _check(model.net, phase, arrays)
     run_order = _run_order(model.net, phase, given)
-    _check_inputs(run_order, arrays)
     shared = _shared_blobs(model, [layer for layer, _ in run_order])
     statistic = bn_statistic or model.dialect.bn_statistic
     blobs: Dict[str, Any] = {}
@@ -97,14 +97,22 @@ def _run_order(net: Any, phase: int, given: Mapping[str, Tuple[int, ...]]) -> Li
     return [(info.layer, info) for info in ends] + list(zip(found, infos[len(ends):]))
 
 
-def _check_inputs(run_order: Sequence[Tuple[Any, LayerInfo]], arrays: Mapping[str, Any]) -> None:
-    wanted = [name for layer, _ in run_order if layer.type in INPUT_TYPES for name in layer.top]
-    optional = [name for layer, _ in run_order if not layer.bottom for name in layer.top]
+def _check(net: Any, phase: int, arrays: Mapping[str, Any]) -> None:
+    """Raise Error for inputs that are missing or unknown, and for layers of types that cannot be run here."""
+    wanted, allowed = list(net.input), list(net.input)
+    for layer in layers_in(net, net_state(phase, net)):
+        if layer.type in INPUT_TYPES:
+            wanted += layer.top
+        if not layer.bottom:
+            allowed += layer.top
+        given = not layer.bottom and layer.top and all(name in arrays for name in layer.top)
+        if layer.type not in (*INPUT_TYPES, *layers.types()) and not given:
+            raise layers.unknown(layer)
     for name in wanted:
         if name not in arrays:
             raise Error(f"no array is given for the input '{name}'", hint=did_you_mean(name, arrays))
     for name in arrays:
-        if name not in optional:
+        if name not in allowed:
             hint = did_you_mean(name, wanted, f"its inputs are {', '.join(wanted)}" if wanted else "")
             raise Error(f"the net has no input '{name}'", hint=hint)
 
