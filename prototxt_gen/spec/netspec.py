@@ -15,7 +15,7 @@ the layer itself when it ends in ``param`` or when the type's message has no suc
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NoReturn, Tuple, Union
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect, find_dialect
 from prototxt_gen.core.errors import Error, did_you_mean, nearest
@@ -46,6 +46,12 @@ class Top:
         self.fn = fn
         self.n = n
 
+    def __iter__(self) -> NoReturn:
+        raise SpecTypeError(
+            f"a layer of type {self.fn.type_name} gives one top, which is no sequence of tops",
+            hint=f"a layer with two tops is written L.{self.fn.type_name}(..., ntop=2)",
+        )
+
     def to_proto(self) -> Any:
         """Return a NetParameter of all the layers this top needs, with automatic names."""
         return to_proto(self)
@@ -70,6 +76,9 @@ class Function:
         if self.in_place and len(self.inputs) != 1:
             raise SpecTypeError(f"a layer of type {type_name} with {len(self.inputs)} bottoms cannot work in place")
         self.tops = tuple(Top(self, n) for n in range(self.ntop))
+
+    def __iter__(self) -> NoReturn:
+        raise SpecTypeError(f"a layer of type {self.type_name} with ntop=0 gives no tops")
 
 
 class NetSpec:

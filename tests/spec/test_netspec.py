@@ -99,6 +99,17 @@ def test_misuse_is_explained(make, what, hint):
     assert what in caught.value.what and hint in caught.value.hint
 
 
+def test_unpacking_what_is_no_sequence_is_explained():
+    with pytest.raises(TypeError) as caught:
+        _, _ = L.Convolution(num_output=3)
+    assert caught.value.what == "a layer of type Convolution gives one top, which is no sequence of tops"
+    assert caught.value.hint == "a layer with two tops is written L.Convolution(..., ntop=2)"
+    with pytest.raises(Error, match="a layer of type Slice gives one top"):
+        L.Concat(*L.Slice(L.Data()))
+    with pytest.raises(Error, match="a layer of type Silence with ntop=0 gives no tops"):
+        list(L.Silence(L.Data(), ntop=0))
+
+
 def test_type_errors_are_type_errors_as_in_pycaffe():
     with pytest.raises(TypeError):
         L.ReLU("data")
