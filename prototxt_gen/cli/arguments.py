@@ -11,10 +11,10 @@ from typing import Any, Dict, Iterable, Tuple
 import click
 
 from prototxt_gen.core.caffemodel import NotBinary, is_hdf5, open_bytes, parse_weights, read_stream, read_weights
+from prototxt_gen.core.caffemodel_dialect import upgrade_in_dialect
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.io import Model, display_name, loads
-from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.nets.configs import NETWORKS
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # the tags of layers have them, and texts have not
@@ -29,7 +29,7 @@ def load_net(argument: str, quiet: bool = False, dialect: Dialect = DEFAULT_DIAL
     """
     where = display_name(argument)
     model = read_net(argument, dialect)
-    net, notes = upgrade_net(model.net, where)
+    net, notes = upgrade_in_dialect(model.net, where)
     if notes and not quiet:
         click.echo(f"note: {where}: {'; '.join(notes)}", err=True)
     return replace(model, net=net)
@@ -47,7 +47,7 @@ def load_weights(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
     model = _parse_net(data, where, dialect)
     if not model.blobs:
         raise Error("holds no weights", where, "a .caffemodel that Caffe has written is wanted")
-    return replace(model, net=upgrade_net(model.net, where).message)
+    return replace(model, net=upgrade_in_dialect(model.net, where).message)
 
 
 def read_net(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
@@ -57,7 +57,9 @@ def read_net(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
 
         config = NETWORKS[argument]
         model = build(config, data=DataEnds(mean=config.mean))
-        return replace(model, net=dialect.message("NetParameter").FromString(model.net.SerializeToString()))
+        if dialect is model.dialect:
+            return model
+        return Model(loads(model.dumps(), dialect.message("NetParameter"), argument), dialect)
     return _parse_net(_bytes_of(argument), display_name(argument), dialect)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Mapping, Tuple
 
 from prototxt_gen.core.dialects import DIALECTS, Dialect
 from prototxt_gen.core.errors import Error
+from prototxt_gen.core.upgrade import Upgraded, upgrade_net
 
 # The fields of LayerParameter that not all forks have under one number, and the types of layers that read them.
 CONTESTED = {
@@ -19,6 +20,7 @@ CONTESTED = {
     "parameter_param": ("Parameter",),
     "recurrent_param": ("LSTM", "RNN"),
 }
+_INPUTS = ("input", "input_dim", "input_shape")
 _TYPE = 2  # LayerParameter.type
 Numbers = Mapping[Tuple[str, int], int]  # (type of layer, field's number) -> times
 
@@ -41,6 +43,20 @@ def misfits(numbers: Numbers, dialect: Dialect) -> Counter:
         elif layer_type not in CONTESTED.get(fields[number].name, (layer_type,)):
             found[f"layers of type '{layer_type}' have a {fields[number].name}"] += times
     return found
+
+
+def upgrade_in_dialect(net: Any, where: str = "") -> Upgraded:
+    """Upgrade a net as ``upgrade_net`` does, its input fields left alone where its dialect has no Input layer."""
+    if not net.input or "input_param" in net.DESCRIPTOR.fields_by_name["layer"].message_type.fields_by_name:
+        return upgrade_net(net, where)
+    bare = type(net)()
+    bare.CopyFrom(net)
+    for name in _INPUTS:
+        bare.ClearField(name)
+    upgraded = upgrade_net(bare, where)
+    for name in _INPUTS:
+        getattr(upgraded.message, name).MergeFrom(getattr(net, name))
+    return upgraded
 
 
 def check_dialect(numbers: Numbers, dialect: Dialect, where: str) -> None:

@@ -6,9 +6,9 @@ from typing import Any, List, Sequence, Tuple
 
 from prototxt_gen.core import wire
 from prototxt_gen.core.caffemodel_blobs import MAX_SIZE, blob_head
+from prototxt_gen.core.caffemodel_dialect import upgrade_in_dialect
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model, write_whole
-from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.core.upgrade_tables import V1_TYPES
 
 LAYOUTS = ("current", "v1")
@@ -44,7 +44,7 @@ def _write(file: Any, parts: Sequence[Part]) -> None:
 def _parts(model: Model, layout: str, where: str) -> List[Part]:
     if layout not in LAYOUTS:
         raise Error(f"no layout is called '{layout}'", hint=f"layouts: {', '.join(LAYOUTS)}")
-    net = upgrade_net(model.net, where).message
+    net = upgrade_in_dialect(model.net, where).message
     homeless = [name for name in model.blobs if name not in {layer.name for layer in net.layer}]
     if homeless:
         raise Error(f"the net has no layer '{homeless[0]}' for its weights", where)
