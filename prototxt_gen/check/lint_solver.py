@@ -11,11 +11,10 @@ from prototxt_gen.check.lint_training import batches
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import did_you_mean
 from prototxt_gen.core.graph import TRAIN
-from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES
+from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES, WITHOUT_MOMENTUM
 
 TRAINING_NETS = ("net", "net_param", "train_net", "train_net_param")
 TEST_NETS = ("test_net", "test_net_param")
-WITHOUT_MOMENTUM = ("AdaGrad", "RMSProp")
 
 
 @registry.add(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 
 from prototxt_gen.core import graph
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.io import loads
+from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES, WITHOUT_MOMENTUM
 from prototxt_gen.nets.configs import NETWORKS
 
 
@@ -72,6 +74,15 @@ PRESETS = {
         random_seed=1,
     ),
 }
+
+# The least value that makes sense in each field: below it Caffe aborts, divides by zero, or learns away from the answer.
+LEAST = {
+    "average_loss": 1, "base_lr": 0, "delta": 0, "device_id": 0, "display": 0, "gamma": 0, "iter_size": 1, "max_iter": 1,
+    "momentum": 0, "momentum2": 0, "rms_decay": 0, "snapshot": 0, "stepsize": 1, "stepvalue": 1, "test_interval": 1,
+    "test_iter": 1, "weight_decay": 0,
+}
+# Shares of the old value that are kept: with 1 and more, sums grow without end.
+BELOW_ONE = ("momentum", "momentum2", "rms_decay")
 
 
 @dataclass(frozen=True)
@@ -139,10 +150,50 @@ def render_solver(
         iter_size=iter_size, test_batch=facts.test_batch, test_images=test_images,
         test_iter=-(-test_images // facts.test_batch),
     ))
-    for name, value in (settings or {}).items():
+    settings = settings or {}
+    for name, value in settings.items():
         text = _with_setting(text, name, value)
-    loads(text, DEFAULT_DIALECT.message("SolverParameter"), "the solver")
+    solver = loads(text, DEFAULT_DIALECT.message("SolverParameter"), "the solver")
+    for name in _stale(solver):
+        if name not in settings:
+            text = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(f"{name}: "))
+            solver.ClearField(name)
+    _check_settings(solver, settings)
     return text
+
+
+def _stale(solver: Any) -> List[str]:
+    """Return the fields that a recipe writes and the solver's type and policy do not read."""
+    stale = [name for name in ("gamma", "stepvalue") if name not in POLICIES.get(solver.lr_policy, ())]
+    return stale + ["momentum"] * (solver.type in WITHOUT_MOMENTUM)
+
+
+def _check_settings(solver: Any, settings: Mapping[str, str]) -> None:
+    """Check fields set by hand: what Caffe would refuse, and values that make no sense."""
+    for name, value in settings.items():
+        where = f"--set {name}={value}"
+        given = getattr(solver, name)
+        for one in given if hasattr(given, "extend") else [given]:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise Error(f"{name} is no number", where)
+            if name in LEAST and one < LEAST[name]:
+                raise Error(f"{name} is below {LEAST[name]}", where)
+            if name in BELOW_ONE and one >= 1:
+                raise Error(f"{name} is not below 1", where)
+    if solver.HasField("solver_type"):
+        raise Error("solver_type is the old form of type, and Caffe takes only one", hint="write --set type=...")
+    if solver.type not in SOLVER_TYPES:
+        hint = did_you_mean(solver.type, SOLVER_TYPES, f"types: {', '.join(SOLVER_TYPES)}")
+        raise Error(f"Caffe has no solver of the type '{solver.type}'", hint=hint)
+    if solver.type in WITHOUT_MOMENTUM and solver.momentum:
+        raise Error(f"{solver.type} does not take momentum, and Caffe aborts", hint="leave it out")
+    policy = solver.lr_policy
+    if policy not in POLICIES:
+        hint = did_you_mean(policy, POLICIES, f"policies: {', '.join(POLICIES)}")
+        raise Error(f"Caffe has no learning rate policy '{policy}'", hint=hint)
+    for name in POLICIES[policy]:
+        if not (len(solver.stepvalue) if name == "stepvalue" else solver.HasField(name)):
+            raise Error(f"lr_policy '{policy}' needs {name}, which is not given", hint=f"add --set {name}=...")
 
 
 def _render(values: Mapping[str, Any]) -> str:

@@ -41,6 +41,20 @@ def test_fields_set_by_hand_replace_or_follow(cli):
     assert (solver.type, solver.random_seed, solver.solver_mode) == ("SGD", 3, 0)
 
 
+@pytest.mark.parametrize("settings, lacks", [
+    (["lr_policy=fixed"], ["gamma", "stepvalue"]),
+    (["lr_policy=poly", "power=2"], ["gamma", "stepvalue"]),
+    (["lr_policy=step", "stepsize=10"], ["stepvalue"]),
+    (["type=AdaGrad"], ["momentum"]),
+    (["base_lr=0", "random_seed=-1", "clip_gradients=-1"], []),
+])
+def test_no_field_stays_that_the_policy_does_not_read(cli, settings, lacks):
+    solver = solver_of(cli("solver", "attention56", *(word for one in settings for word in ("--set", one))))
+    given = {field.name for field, _ in solver.ListFields()}
+    assert {"gamma", "stepvalue", "momentum"} - given == set(lacks)
+    assert solver.max_iter == 530000
+
+
 def test_a_net_file_gives_its_batch_sizes(cli, tmp_path):
     net = tmp_path / "net.prototxt"
     cli("attention56", "--batch-size", "16", "--test-batch-size", "40", "-o", str(net))
@@ -56,6 +70,18 @@ def test_a_net_file_gives_its_batch_sizes(cli, tmp_path):
     (["attention56", "--set", "bas_lr=1"], "a solver has no field 'bas_lr'\nhint: did you mean 'base_lr'?"),
     (["attention56", "--set", "base_lr=fast"], "--set base_lr=fast:1:10: "),
     (["attention56", "--set", "solver_mode=TPU"], "SolverMode has no value 'TPU'"),
+    (["attention56", "--set", "base_lr=nan"], "--set base_lr=nan: base_lr is no number"),
+    (["attention56", "--set", "clip_gradients=inf"], "clip_gradients is no number"),
+    (["attention56", "--set", "weight_decay=1e999"], "weight_decay is no number"),
+    (["attention56", "--set", "base_lr=-0.1"], "--set base_lr=-0.1: base_lr is below 0"),
+    (["attention56", "--set", "stepvalue=100,-3"], "stepvalue is below 1"),
+    (["attention56", "--set", "test_iter=0"], "test_iter is below 1"),
+    (["attention56", "--set", "momentum=1"], "momentum is not below 1"),
+    (["attention56", "--set", "type=Nestorov"], "Caffe has no solver of the type 'Nestorov'\nhint: did you mean 'Nest"),
+    (["attention56", "--set", "solver_type=ADAM"], "solver_type is the old form of type"),
+    (["attention56", "--set", "type=RMSProp", "--set", "momentum=0.5"], "RMSProp does not take momentum"),
+    (["attention56", "--set", "lr_policy=stp"], "no learning rate policy 'stp'\nhint: did you mean 'step'?"),
+    (["attention56", "--set", "lr_policy=step"], "'step' needs stepsize, which is not given\nhint: add --set stepsize="),
     (["-"], "a solver names its net by file\nhint: say which file standard input is: --net FILE"),
     (["attention56", "--snapshot-prefix", ""], "--snapshot-prefix is empty"),
     (["attention56", "--total-batch", "3"], "3 images an update are no multiple of 32 images x 1 GPU\n"),
