@@ -80,12 +80,15 @@ def merge_layer(layer: Any, scale: Optional[Any]) -> Any:
     else:
         bn.loss_weight.extend(scale.loss_weight)
         _merge_scale(bn, scale)
-    if layer.param:
-        while len(bn.param) < 2:
-            bn.param.add()
-        for position in range(2):
-            _add_fixed(bn, layer.param[position] if position < len(layer.param) else None)
-    _strip(bn)
+    statistics = type(layer)()
+    for position in range(2 if layer.param else 0):
+        _add_fixed(statistics, layer.param[position] if position < len(layer.param) else None)
+    _strip(statistics)
+    if bn.bn_param.frozen and not statistics.param:
+        _strip(bn)
+    while statistics.param and len(bn.param) < 2:
+        bn.param.add()
+    bn.param.extend(statistics.param)
     return bn
 
 
@@ -107,14 +110,14 @@ def _merge_scale(bn: Any, scale: Any) -> None:
         bn.param.append(_spec(bn, 0, 0))
 
 
-def _strip(bn: Any) -> None:
-    """Take away the trailing ``param { lr_mult: 0 }`` that BN sees to by itself, where it is written so and no more.
+def _strip(layer: Any) -> None:
+    """Take away trailing ``param { lr_mult: 0 }``: what split-bn writes where the BN itself has no ``param``.
 
-    split-bn writes these three words where the BN had no ``param``; one with ``decay_mult`` comes from a file.
+    One from a file has its ``decay_mult``, too. BN sees to its statistics by itself, and a frozen one to its slope.
     """
-    automatic = _spec(bn, 0)
-    while len(bn.param) > (0 if bn.bn_param.frozen else 2) and bn.param[-1] == automatic:
-        del bn.param[-1]
+    automatic = _spec(layer, 0)
+    while layer.param and layer.param[-1] == automatic:
+        del layer.param[-1]
 
 
 def param_names(layer: Any, number: int) -> List[str]:
