@@ -75,11 +75,11 @@ PRESETS = {
     ),
 }
 
-# The least value that makes sense in each field: below it Caffe aborts, divides by zero, or learns away from the answer.
+# The least value that makes sense in each field: below it Caffe aborts, divides by zero, or unlearns.
 LEAST = {
-    "average_loss": 1, "base_lr": 0, "delta": 0, "device_id": 0, "display": 0, "gamma": 0, "iter_size": 1, "max_iter": 1,
-    "momentum": 0, "momentum2": 0, "rms_decay": 0, "snapshot": 0, "stepsize": 1, "stepvalue": 1, "test_interval": 1,
-    "test_iter": 1, "weight_decay": 0,
+    "average_loss": 1, "base_lr": 0, "delta": 0, "device_id": 0, "display": 0, "gamma": 0, "iter_size": 1,
+    "max_iter": 1, "momentum": 0, "momentum2": 0, "rms_decay": 0, "snapshot": 0, "stepsize": 1, "stepvalue": 1,
+    "test_interval": 1, "test_iter": 1, "weight_decay": 0,
 }
 # Shares of the old value that are kept: with 1 and more, sums grow without end.
 BELOW_ONE = ("momentum", "momentum2", "rms_decay")

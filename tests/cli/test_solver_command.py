@@ -81,7 +81,7 @@ def test_a_net_file_gives_its_batch_sizes(cli, tmp_path):
     (["attention56", "--set", "solver_type=ADAM"], "solver_type is the old form of type"),
     (["attention56", "--set", "type=RMSProp", "--set", "momentum=0.5"], "RMSProp does not take momentum"),
     (["attention56", "--set", "lr_policy=stp"], "no learning rate policy 'stp'\nhint: did you mean 'step'?"),
-    (["attention56", "--set", "lr_policy=step"], "'step' needs stepsize, which is not given\nhint: add --set stepsize="),
+    (["attention56", "--set", "lr_policy=step"], "'step' needs stepsize, which is not given\nhint: add --set step"),
     (["-"], "a solver names its net by file\nhint: say which file standard input is: --net FILE"),
     (["attention56", "--snapshot-prefix", ""], "--snapshot-prefix is empty"),
     (["attention56", "--total-batch", "3"], "3 images an update are no multiple of 32 images x 1 GPU\n"),
