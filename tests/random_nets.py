@@ -160,6 +160,8 @@ def _add_layer(draw, net, type_name, name, shapes, readers):
     if len(shape) < 2 and type_name in ("Convolution", "Deconvolution", "Scale"):
         return
     layer = type(net)().layer.add(name=name, type=type_name, bottom=bottoms, top=tops)
+    if _fields(net).get(type_name) != _fields(DEFAULT_DIALECT.message("NetParameter")()).get(type_name):
+        return  # the dialect lacks its parameters
     parameters = "" if len(bottoms) == 2 and type_name == "Interp" else TYPES[type_name](draw, shape)
     if parameters:
         text_format.Merge(parameters, layer)
@@ -173,6 +175,12 @@ def _add_layer(draw, net, type_name, name, shapes, readers):
     readers.update(set(bottoms) if not in_place else ())
     readers.update(tops if type_name in SHARING else ())
     shapes.update(zip(tops, made.tops))
+
+
+def _fields(net):
+    """Map layer types to the fields of their parameters, in a net's dialect."""
+    fields = net.DESCRIPTOR.fields_by_name["layer"].message_type.fields
+    return {one.message_type.name[:-len("Parameter")]: one.name for one in fields if one.message_type}
 
 
 def _share(draw, net):

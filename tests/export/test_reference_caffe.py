@@ -13,6 +13,8 @@ from prototxt_gen.core.graph import TEST, TRAIN
 from prototxt_gen.core.io import Model, loads
 from prototxt_gen.export.reference import forward
 from prototxt_gen.export.reference.registry import layers
+from prototxt_gen.export.reference.run import INPUT_TYPES
+from prototxt_gen.spec.rules import rules
 
 HERE = Path(__file__).parent
 spec = importlib.util.spec_from_file_location("random_nets", HERE.parent / "random_nets.py")
@@ -215,7 +217,8 @@ def test_every_layer_type_and_branch(in_caffe, dtype):
     assert not wrong, "\n".join(map(str, wrong))
 
 
-def test_every_layer_type_that_can_be_run_is_among_the_cases():
+def test_every_layer_type_can_be_run_and_is_among_the_cases():
+    assert set(rules.types()) == {*layers.types(), *INPUT_TYPES, "Python"}
     assert {case[0] for case in CASES} | {"HDF5Output"} >= set(layers.types())
 
 

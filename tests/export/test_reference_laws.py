@@ -114,7 +114,7 @@ REFUSED = {
     "one blob": (NET, {"conv1": BLOBS[:1]}, "layer 'conv1' (Convolution): its weights are 1 blobs, and it has 2"),
     "shape": (NET, {"conv1": (np.zeros((2, 3, 1, 1)), BLOBS[1])}, "blob 0 of its weights is 2x3x1x1, not 3x2x1x1"),
     "type": (NET.replace("ReLU", "ReLo"), {}, "(ReLo): the numpy engine has no layer of this type\nhint: did you mean"),
-    "python": (NET.replace("ReLU", "Python"), {}, "(Python): the numpy engine has no layer of this type\nhint: run the "),
+    "python": (NET.replace("ReLU", "Python"), {}, "the numpy engine has no layer of this type\nhint: run the net in Caffe"),
     "bottom": (NET.replace('bottom: "conv1"', 'bottom: "conv"'), {}, "reads blob 'conv'"),
     "stochastic": (NET.replace("ReLU", "Pooling").replace('top: "conv1" }', 'top: "p" pooling_param { pool: STOCHASTIC '
                    'global_pooling: true } }'), {"conv1": BLOBS}, "layer 'relu1' (Pooling): stochastic pooling"),
@@ -156,3 +156,13 @@ def test_what_bns_fourth_blob_holds_is_told_by_the_dialect_or_the_caller():
 def test_a_type_has_one_owner():
     with pytest.raises(ValueError, match="layer type 'ReLU' can be run already"):
         layers.add("ReLU")(lambda step: step.x)
+
+
+@settings(quick, max_examples=40)
+@given(model=random_nets.models(dialect=find_dialect("bvlc")))
+def test_nets_of_stock_caffe(model):
+    assert not {"BN", "Interp"} & {layer.type for layer in model.net.layer}
+    other = Model(loads(model.dumps(), DEFAULT_DIALECT.message("NetParameter")), blobs=model.blobs)
+    inputs = random_nets.inputs_of(model)
+    mine, theirs = forward(model, inputs), forward(other, inputs)
+    assert all(np.array_equal(mine[name], theirs[name], equal_nan=True) for name in theirs)

@@ -79,7 +79,7 @@ def test_bn_as_the_dialect_writes_it():
 
 
 def test_activations_of_deep_nets_stay_in_range():
-    model = build(NETWORKS["attention92"], DEPLOY, input_size=224)
+    model = build(NETWORKS["attention56"], DEPLOY)
     model = registry.find("seed-weights")(model, seed=3).model
     image = np.random.RandomState(0).standard_normal((1, 3, 224, 224))
     for layer, tops in steps(model, {"data": image}):
