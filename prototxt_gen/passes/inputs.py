@@ -75,15 +75,16 @@ def fix_interp(model: Model, *, input_shapes: Optional[Mapping[str, Shape]] = No
         param = interp.interp_param
         if len(interp.bottom) == 1 and param.HasField("height") and param.HasField("width"):
             continue
-        shapes = {one.top_shapes[0] for info in infos.values() for one in info.layers if one.name == interp.name}
-        if len(shapes) != 1 or None in shapes:
-            skipped.append(Skipped(interp.name, _why_not(shapes)))
+        tops = [one.top_shapes[0] for info in infos.values() for one in info.layers if one.name == interp.name]
+        sizes = {None if shape is None else shape[2:] for shape in tops}
+        if len(sizes) != 1 or None in sizes:
+            skipped.append(Skipped(interp.name, _why_not(sizes)))
             continue
         if len(interp.bottom) == 2:
             singled.append(interp)
         param.ClearField("zoom_factor")
         param.ClearField("shrink_factor")
-        param.height, param.width = shapes.pop()[2:]
+        param.height, param.width = sizes.pop()
         fixed += 1
         edits.append(f"layer '{interp.name}': {param.height}x{param.width}")
     edits.extend(_drop_second_bottoms(net, graphs, singled))
@@ -106,9 +107,9 @@ def batch(model: Model, *, batch_size: int) -> PassResult:
     skipped = tuple(Skipped(layer.name, "no field of the file sets its batch") for layer in net.layer
                     if layer.type == "Python" and not layer.bottom
                     or layer.type == "Input" and not layer.input_param.shape)
-    changed = [layer.name for before, layer in zip(net.layer, new.layer) if before != layer]
+    changed = [f"layer '{layer.name}'" for before, layer in zip(net.layer, new.layer) if before != layer]
     if new.input_dim != net.input_dim or new.input_shape != net.input_shape:
-        changed = [*net.input, *changed]
+        changed = [*(f"input '{name}'" for name in net.input), *changed]
     if not changed:
         return PassResult(model, skipped=skipped)
     for layer in net.layer:
@@ -122,7 +123,7 @@ def batch(model: Model, *, batch_size: int) -> PassResult:
     infos = {phase: infer(new, phase, allow_unknown=True) for phase in old}
     for name, before, after in _param_changes(old, infos):
         raise Error(f"its parameters are {before} and would be {after}: they depend on the batch", f"layer '{name}'")
-    edits = tuple(f"layer '{name}': batch of {batch_size}" for name in changed)
+    edits = tuple(f"{name}: batch of {batch_size}" for name in changed)
     return PassResult(replace(model, net=new), edits, skipped)
 
 
@@ -257,10 +258,10 @@ def _shapes(params: Sequence[Any]) -> str:
     return " and ".join(format_shape(one.shape) for one in params)
 
 
-def _why_not(shapes: Set[Optional[Shape]]) -> str:
-    if not shapes:
+def _why_not(sizes: Set[Optional[Shape]]) -> str:
+    if not sizes:
         return "no phase has it without a stage"
-    return "the size of what it reads is not known" if None in shapes else "its size differs between the phases"
+    return "the size of what it reads is not known" if None in sizes else "its size differs between the phases"
 
 
 def _drop_second_bottoms(net: Any, graphs: Iterable[Graph], interps: Sequence[Any]) -> Iterable[str]:
