@@ -10,9 +10,9 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tu
 from prototxt_gen.check.lint_view import NetFile, NetParameter, Text
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
 from prototxt_gen.core.errors import Error
-from prototxt_gen.core.graph import TEST, TRAIN, net_state
 from prototxt_gen.core.io import loads, read_text
 from prototxt_gen.core.locations import Place as TextPlace
+from prototxt_gen.core.solvers import net_uses, used_state
 
 SolverParameter = DEFAULT_DIALECT.message("SolverParameter")
 
@@ -77,21 +77,11 @@ class SolverFile:
 
     def nets(self) -> Iterator[Named]:
         """Yield the nets that Caffe instantiates, a net that serves training and tests once."""
-        solver = self.solver
-        train_state = solver.train_state if solver.HasField("train_state") else None
-        tests: List[Tuple[str, Any]] = [(f"test_net_param[{i}]", one) for i, one in enumerate(solver.test_net_param)]
-        tests += [(f"test_net[{i}]", one) for i, one in enumerate(solver.test_net)]
-        instances = max(len(tests), len(solver.test_iter))
-        states = list(solver.test_state) if len(solver.test_state) == instances else [None] * instances
-        for field in ("train_net", "train_net_param"):
-            if solver.HasField(field):
-                yield Named(field, getattr(solver, field), [(TRAIN, train_state)])
-        for field in ("net", "net_param"):
-            if solver.HasField(field):
-                generic = [(TEST, state) for state in states[len(tests):]]
-                yield Named(field, getattr(solver, field), [(TRAIN, train_state), *generic])
-        for (path, value), state in zip(tests, states):
-            yield Named(path, value, [(TEST, state)])
+        found: Dict[str, Named] = {}
+        for use in net_uses(self.solver):
+            named = found.setdefault(use.path, Named(use.path, use.value, []))
+            named.states.append((use.phase, use.state))
+        yield from found.values()
 
     def _read(self, path: str) -> Tuple[Any, Text]:
         if path not in self._nets_read:
@@ -109,7 +99,7 @@ class SolverFile:
                 file = NetFile(*self._read(path), dialect)
             else:
                 file = NetFile(named.value, self._text, dialect, named.path)
-            states = [_merged(phase, file.net, state) for phase, state in named.states]
+            states = [used_state(phase, file.net, state, phase_is_fixed=True) for phase, state in named.states]
             yield file.look([state for state in states if phases is None or state.phase in phases])
 
 
@@ -136,12 +126,3 @@ def _looks_like_solver(text: str) -> bool:
     field = "(net|train_net|test_net|base_lr|max_iter|lr_policy|test_iter|snapshot|snapshot_prefix|solver_mode|type)"
     holds_layers = re.search(r"^\s*layers?\s*:?\s*[{<]", text, re.MULTILINE)
     return not holds_layers and re.search(rf"^\s*{field}\s*:", text, re.MULTILINE) is not None
-
-
-def _merged(phase: int, net: Any, state: Optional[Any]) -> Any:
-    """Return the NetState that Caffe settles on: the phase, what the net's file says, what the solver says."""
-    merged = net_state(phase, net)
-    if state is not None:
-        merged.MergeFrom(state)
-        merged.phase = phase
-    return merged

@@ -6,15 +6,15 @@ Paths inside prototxts are taken from the current directory, as Caffe takes them
 from __future__ import annotations
 
 import os
-from typing import Any, Collection, List, NamedTuple, Optional
+from typing import Any, Collection, List, NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.core.graph import TEST, TRAIN, layers_in
+from prototxt_gen.core.graph import layers_in
 from prototxt_gen.core.io import read_message
-from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES
+from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES, net_uses, used_state
 from prototxt_gen.train.lmdb_file import check_lockable, inspect_lmdb
 
 # SolverParameter.SolverMode and DataParameter.DB as the schema numbers them.
@@ -75,26 +75,13 @@ def snapshot_prefix(solver: Any, path: str) -> str:
 
 def used_nets(solver: Any, path: str) -> List[UsedNet]:
     """Read the nets that Caffe will instantiate: the training net, then the test nets."""
-    beside = os.path.dirname(path)
-    net_state = DEFAULT_DIALECT.message("NetState")
-
-    def used(field: str, value: Any, phase: int, state: Optional[Any]) -> UsedNet:
-        inline = field.endswith("_param")
-        net, where = (value, f"{path}: {field}") if inline else (_read_net(value, path, beside), value)
-        merged = net_state(phase=phase)
-        for one in (net.state if net.HasField("state") else None, state):
-            if one is not None:
-                merged.MergeFrom(one)
-        return UsedNet(net, merged, where)
-
-    field = next(one for one in ("net", "net_param", "train_net", "train_net_param") if solver.HasField(one))
-    train_state = solver.train_state if solver.HasField("train_state") else None
-    nets = [used(field, getattr(solver, field), TRAIN, train_state)]
-    tests = [("test_net_param", one) for one in solver.test_net_param] + [("test_net", one) for one in solver.test_net]
-    if field in ("net", "net_param"):
-        tests += [(field, getattr(solver, field))] * (len(solver.test_iter) - len(tests))
-    states = list(solver.test_state) if len(solver.test_state) == len(tests) else [None] * len(tests)
-    return nets + [used(name, value, TEST, state) for (name, value), state in zip(tests, states)]
+    nets = []
+    for use in net_uses(solver):
+        inline = not isinstance(use.value, str)
+        net = use.value if inline else _read_net(use.value, path, os.path.dirname(path))
+        state = used_state(use.phase, net, use.state, phase_is_fixed=False)
+        nets.append(UsedNet(net, state, f"{path}: {use.path}" if inline else use.value))
+    return nets
 
 
 def _read_net(net_file: str, path: str, beside: str) -> Any:
