@@ -30,6 +30,7 @@ class Chain:
         self.blobs: Dict[str, Tuple[Any, ...]] = dict(model.blobs)
         self.inputs: Set[str] = set(model.net.input)  # blobs that the user fills, or a data layer
         self._uses: Dict[str, List[int]] = {}
+        self._new_names: Set[str] = set()
         self._rules: List[bytes] = []
         self._names: Counter = Counter()
         self._sharing: Dict[str, Set[int]] = {}
@@ -116,10 +117,11 @@ class Chain:
         """True when a layer between the two makes a blob of this name."""
         return any(name in self.layers[use].top for use in self._between(name, first, last))
 
-    def why_apart(self, first: int, second: int) -> str:
+    def why_apart(self, first: int, second: int, *, joined: bool = True) -> str:
         """Say why the first layer and the second, which reads it, cannot become one in the first's place.
 
-        The word for the first layer, to stand behind its type; empty where they can.
+        The word for the first layer, to stand behind its type; empty where they can. ``joined`` false: only whether the
+        second alone reads it.
         """
         one, two = self.layers[first], self.layers[second]
         readers = self.readers(first)
@@ -132,7 +134,7 @@ class Chain:
         if any(one.loss_weight):
             return "with a loss weight"
         between, top = one.top[0], two.top[0]
-        if between != top:
+        if joined and between != top:
             if self._uses[between][-1] > second or self._uses[top][0] < second:
                 return "of whose blobs other phases make their own"
             if self.in_place(first) and between in self.inputs:
@@ -188,6 +190,29 @@ class Chain:
                 for position, name in enumerate(names):
                     if name == old:
                         self._exchange(index, names, position, new)
+
+    def move_aside(self, index: int) -> bool:
+        """Give what a layer in place reads a name of its own; False where that is an input or has other readers."""
+        name, moved = self.layers[index].bottom[0], [index]
+        if name in self._new_names:  # nobody outside knows what it stood for
+            return True
+        if name in self.inputs:
+            return False
+        while len(moved) == 1 or self.in_place(moved[-1]):
+            maker = self.maker(moved[-1])
+            if maker is None or self.why_apart(maker, moved[-1], joined=False):
+                return False
+            moved.append(maker)
+        new, number = f"{name}/input", 2
+        while new in self._uses:
+            new, number = f"{name}/input_{number}", number + 1
+        self._new_names.add(new)
+        for one in moved:
+            for names in (self.layers[one].bottom, self.layers[one].top if one != index else ()):
+                for position, old in enumerate(names):
+                    if old == name:
+                        self._exchange(one, names, position, new)
+        return True
 
     def take_output(self, old: str, new: str) -> str:
         """Let the blob ``old`` carry the name of the output ``new``; return why that cannot be, else nothing."""

@@ -9,7 +9,8 @@ Case 2, the layer after it computes z = W y + d, and where c is not 0 without pa
 
     W'[o, i] = W[o, i] a[i],   d'[o] = d[o] + sum W[o, i] c[i]     i: input channel; the sum also over the kernel
 
-Case 1 goes first. The layer that is left makes the blob of the one folded into it.
+Case 1 goes first, and the layer before makes the blob of the one folded into it. In case 2 what a layer in place read
+gets a name of its own, as its old name stood for what is no longer there.
 """
 
 from __future__ import annotations
@@ -99,6 +100,8 @@ class _Fold:
         wrong = wrong or self._why_no_weights(host, norm)
         if wrong or _why(norm):
             return f"{host.type} {wrong}"
+        if chain.in_place(index) and not chain.move_aside(index):
+            return f"{host.type}, but in place on an input, or on what others read"
         has_shift = _has_shift(norm)
         if norm.name in chain.blobs:
             chain.blobs[host.name] = _after(host, chain.blobs[host.name], self._affine(norm))
@@ -130,8 +133,6 @@ class _Fold:
         chain, norm, host = self.chain, self.chain.layers[index], self.chain.layers[reader]
         if not chain.same_rules(index, reader):
             return "of other phases"
-        if chain.in_place(index):
-            return "whose input has its name, too (it works in place)"
         if chain.rewritten(norm.bottom[0], index, reader):
             return "that comes after a change of what it would read"
         if host.type == "Convolution" and _has_shift(norm) and _pads(host.convolution_param):
@@ -216,9 +217,13 @@ def _weights(host: Any, blobs: Tuple[Any, ...]) -> Tuple[Any, Any]:
     if len(blobs) != number:
         what = f"{host.type} has {number} blobs here, and the weights hold {len(blobs)}"
         raise Error(what, f"layer '{host.name}'")
-    W = np.asarray(blobs[0], dtype=np.float64)
-    if not _param(host).num_output or W.size % _param(host).num_output:
-        raise Error(f"its weights {W.shape} do not fit num_output {_param(host).num_output}", f"layer '{host.name}'")
+    W, out, group = np.asarray(blobs[0], dtype=np.float64), _param(host).num_output, 1
+    filters = W.size
+    if host.type in CONVOLUTIONS:
+        group = host.convolution_param.group
+        filters = W.shape[0] if host.type == "Convolution" else W.shape[1] * group
+    if not out or filters != out and host.type in CONVOLUTIONS or filters % out or out % group:
+        raise Error(f"its weights {W.shape} do not fit num_output {out}", f"layer '{host.name}'")
     return W, np.asarray(blobs[1], dtype=np.float64).reshape(-1) if number == 2 else None
 
 
