@@ -125,8 +125,9 @@ class _Plan:
                     self.live.update(outputs)
                     self.live.update(reads)
         for index, layer in enumerate(graph.layers):
-            if layer.type == "Input" and any(one in self.live for one in graph.makes[index]):
-                self.kept.add(index)
+            if layer.type == "Input":
+                self.live.update(one for one in graph.makes[index] if not one.readers)
+                self.kept.update([index] * any(one in self.live for one in graph.makes[index]))
             if layer.type == "Silence" and any(self.has(one) for one in graph.reads[index]):
                 self.kept.add(index)
         self.inputs = [one for index in sorted(self.sources) for one in graph.makes[index] if one in self.live]
