@@ -1,7 +1,8 @@
 """A net with its weights as an ONNX model: what the net computes in TEST, tensor by tensor under Caffe's blob names.
 
 A blob that layers overwrite in place has several versions; the last one carries the blob's name, those before it the
-name with ``.0``, ``.1``, ... Constants are called ``layer/role``. Equal nets give equal bytes.
+name with ``.0``, ``.1``, ... Only an input keeps its name, and gives the versions made of it the numbers. Constants are
+called ``layer/role``. Equal nets give equal bytes.
 """
 
 from __future__ import annotations
@@ -76,9 +77,10 @@ class _Graph:
         self.inputs: List[Any] = []
         self._newest: Dict[str, Tensor] = {}
         self._unread: Dict[str, Tensor] = {}  # by the tensor's name, in the order they are made
-        self._to_come = Counter(name for one in info.layers for name in one.tops)
+        self._inputs = {name for one in info.layers if one.type == "Input" for name in one.tops}
+        self._made = Counter(name for one in info.layers for name in one.tops)
         self._versions: Counter = Counter()
-        self._tensor_names = Names(list(self._to_come))
+        self._tensor_names = Names(list(self._made))
         self._node_names = Names()
         for one, top_dims, blobs in zip(info.layers, dims, weights):
             if one.inserted:
@@ -106,12 +108,12 @@ class _Graph:
         return list(map(_value_info, self._unread.values()))
 
     def _top(self, blob: str, shape: Shape, dims: Dims) -> Tensor:
-        """Return the tensor of one version of a blob: the last bears its name."""
-        self._to_come[blob] -= 1
+        """Return the tensor of one version of a blob: the last bears its name, of an input the first."""
+        version = self._versions[blob]
+        self._versions[blob] += 1
         name = blob
-        if self._to_come[blob]:
-            name = self._tensor_names.unique(f"{blob}.{self._versions[blob]}")
-            self._versions[blob] += 1
+        if version != (0 if blob in self._inputs else self._made[blob] - 1):
+            name = self._tensor_names.unique(f"{blob}.{version}")
         return Tensor(name, tuple(shape), tuple(dims))
 
 

@@ -41,7 +41,8 @@ CASES = {
     "convolution, 1 axis": conv((2, 4, 9), "num_output: 3 kernel_size: 3 pad: 1"),
     "convolution, 3 axes": conv(
         (2, 2, 4, 5, 6), "num_output: 3 kernel_size: 3 kernel_size: 2 kernel_size: 3 stride: 2"),
-    "convolution, no axes": conv((2, 4), "num_output: 3"),
+    "convolution, no axes": conv((2, 4), "num_output: 3 kernel_size: 3 pad: 1 stride: 2 dilation: 2"),
+    "deconvolution, no axes": conv((2, 4), "num_output: 3 kernel_size: 3 pad: 1", "Deconvolution"),
     "convolution, axis 2": conv((2, 3, 4, 5, 6), "num_output: 3 kernel_size: 3 axis: 2"),
     "convolution, axis 0": conv((4, 5, 6), "num_output: 3 kernel_size: 3 axis: 0"),
     "convolution, two bottoms": (
@@ -191,7 +192,8 @@ CASES = {
         'layer { name: "s" type: "Silence" bottom: "quiet" }'),
     "in place": (
         (PLANES,),
-        'layer { name: "c" type: "Convolution" bottom: "a" top: "y" convolution_param { num_output: 4 kernel_size: 1 } }'
+        'layer { name: "c" type: "Convolution" bottom: "a" top: "y" '
+        'convolution_param { num_output: 4 kernel_size: 1 } }'
         'layer { name: "bn" type: "BN" bottom: "y" top: "y" }'
         'layer { name: "relu" type: "ReLU" bottom: "y" top: "y" }'
         'layer { name: "drop" type: "Dropout" bottom: "y" top: "y" }'

@@ -26,7 +26,7 @@ def deconvolution(layer: Layer) -> List[str]:
 
 
 class _Window:
-    """A convolution's settings, one number per spatial axis; a net without spatial axes is given one of size 1."""
+    """A convolution's settings, one number per spatial axis; a bottom without any is given one of size 1."""
 
     def __init__(self, layer: Layer) -> None:
         param = layer.proto.convolution_param
@@ -40,6 +40,8 @@ class _Window:
         self.dilations = self._per_axis(param.dilation, param, None, None, 1)
 
     def _per_axis(self, values: Sequence[int], param: Any, high: Any, wide: Any, default: int) -> Tuple[int, ...]:
+        if not self.spatial:
+            return (default,)
         if high and (param.HasField(high) or param.HasField(wide)):
             return (getattr(param, high), getattr(param, wide))
         values = list(values) or [default]
