@@ -1,0 +1,101 @@
+"""``prototxt-gen export``: a net as ONNX, with its weights, or as a Python script."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Optional, Sequence
+
+import click
+
+from prototxt_gen.cli.arguments import input_shapes, load_net, load_weights
+from prototxt_gen.cli.output import deliver
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
+from prototxt_gen.core.errors import Error
+from prototxt_gen.core.io import Model, display_name, write_whole
+
+ONNX_ONLY = {"weights": "--weights", "bn_statistic": "--bn-statistic", "batch": "--batch", "inputs": "--input",
+             "opset": "--opset"}
+DYNAMIC = "dynamic"
+
+
+@click.command("export", short_help="Export a net with its weights to ONNX, or a net to a Python script.")
+@click.argument("net", metavar="NET")
+@click.option("--to", "target", type=click.Choice(["onnx", "python"]), required=True, help="What to write.")
+@click.option("--weights", metavar="FILE", help="The net's weights, a caffemodel.")
+@click.option("--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name, show_default=True,
+              help="The fork that wrote NET and its weights.")
+@click.option("--bn-statistic", type=click.Choice(["inv-std", "variance"]),
+              help="What BN's fourth blob holds: inv-std for the attention fork, variance for models of cuDNN engines.")
+@click.option("--batch", metavar="N|dynamic", help="Another batch size, or any: the dimension 'N' of the inputs.")
+@click.option("--input", "inputs", multiple=True, metavar="BLOB=N,C,H,W", help="The shape of an input.")
+@click.option("--opset", type=int, metavar="N",
+              help="The version of ONNX's operators.  [default: 19, which onnxruntime runs since 1.16]")
+@click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all.")
+def export(net: str, target: str, dialect: str, output: Optional[str], **settings: Any) -> int:
+    """Export NET as ONNX or as Python.
+
+    onnx: what a deploy net computes, with the weights of --weights or of NET, a caffemodel that holds its structure.
+    Tensors carry the names of Caffe's blobs.
+
+    python: a script in the words of NetSpec that prints an equal net.
+    """
+    if target == "python":
+        return _export_python(net, dialect, output, settings)
+    to_stdout = output in (None, "-")
+    if to_stdout and sys.stdout.isatty():
+        raise Error("ONNX is binary, and standard output is a terminal", hint="-o FILE writes it to a file")
+    model = _load(net, settings["weights"], dialect)
+    data = _onnx_bytes(model, settings["batch"], settings["inputs"], settings["bn_statistic"], settings["opset"])
+    if to_stdout:
+        _write_stdout(data)
+    else:
+        write_whole(str(output), lambda file: file.write(data))
+    return 0
+
+
+def _export_python(net: str, dialect: str, output: Optional[str], settings: Any) -> int:
+    from prototxt_gen.export.to_python import to_python
+
+    for name, flag in ONNX_ONLY.items():
+        if settings[name]:
+            raise Error(f"{flag} has no meaning with --to python")
+    text = to_python(load_net(net, dialect=find_dialect(dialect)))
+    return deliver(text, output, None, None, "prototxt-gen export")
+
+
+def _load(net: str, weights: Optional[str], dialect: str) -> Model:
+    from prototxt_gen.core.caffemodel import with_weights
+
+    fork = find_dialect(dialect)
+    model = load_net(net, dialect=fork)
+    if weights is None:
+        return model
+    model, notes = with_weights(model, load_weights(weights, fork), display_name(weights))
+    for note in notes:
+        click.echo(f"note: {display_name(weights)}: {note}", err=True)
+    return model
+
+
+def _onnx_bytes(
+    model: Model, batch: Optional[str], inputs: Sequence[str], bn_statistic: Optional[str], opset: Optional[int]
+) -> bytes:
+    from prototxt_gen.export.to_onnx import to_onnx
+    from prototxt_gen.passes.base import registry
+
+    dynamic = batch == DYNAMIC
+    if batch and not dynamic:
+        if not batch.isdecimal() or int(batch) < 1:
+            raise Error(f"--batch {batch} is no batch size", hint="write --batch 8, or --batch dynamic")
+        if inputs:
+            raise Error("--batch N and --input exclude one another", hint="--input BLOB=N,C,H,W has the batch in it")
+        model = registry.find("batch")(model, batch_size=int(batch)).model
+    exported = to_onnx(model, opset=opset, dynamic_batch=dynamic, input_shapes=input_shapes(inputs),
+                       bn_statistic=bn_statistic)
+    return exported.SerializeToString(deterministic=True)
+
+
+def _write_stdout(data: bytes) -> None:
+    """Write all of ``data``: Python's own ``write`` may give up after a part of it."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest):]
