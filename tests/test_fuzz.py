@@ -5,23 +5,30 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prototxt_gen.check.diff import compare
+from prototxt_gen.check.diff_weights import compare_weights
 from prototxt_gen.check.lint import Options, lint, registry
 from prototxt_gen.check.paper import check_paper
 from prototxt_gen.check.summary import summary_document, summary_rows
 from prototxt_gen.cli.arguments import load_net
-from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core import wire
+from prototxt_gen.core.caffemodel import read_weights, with_weights, write_weights
+from prototxt_gen.core.caffemodel_dialect import upgrade_in_dialect
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, TRAIN
-from prototxt_gen.core.io import dumps, loads
+from prototxt_gen.core.io import Model, dumps, loads
 from prototxt_gen.nets.builder import build
 from prototxt_gen.nets.configs import NETWORKS, vary
+from prototxt_gen.passes.dialect import dialect as change_dialect
 from prototxt_gen.spec.infer import infer
 from prototxt_gen.spec.memory import largest_batch, memory
+from prototxt_gen.spec.weights import fit_weights
 
 HERE = Path(__file__).parent
 TEXTS = [path.read_text() for folder in ("spec/nets", "core/old_nets") for path in sorted((HERE / folder).glob("*.prototxt"))]
@@ -151,6 +158,66 @@ def test_broken_binaries(tmp_path_factory, data):
 def test_any_bytes(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("fuzz") / "net"
     path.write_bytes(content)
+    read_in_every_way(path)
+
+
+def weights_of(net):
+    """A model with values for every blob of a net, as wide as they must be."""
+    draw, blobs = np.random.RandomState(0), {}
+    for layer in infer(net, TRAIN).layers:
+        if layer.params:
+            blobs[layer.name] = tuple(draw.standard_normal(one.shape).astype(np.float32) for one in layer.params)
+    return Model(net, blobs=blobs)
+
+
+@pytest.fixture(scope="module")
+def caffemodels(tmp_path_factory):
+    """The bytes of one small net with weights in each layout."""
+    model, found = weights_of(loads(CONVNET, DEFAULT_DIALECT.message("NetParameter"))), []
+    for layout in ("current", "v1"):
+        path = tmp_path_factory.mktemp("weights") / layout
+        write_weights(str(path), model, layout)
+        found.append(path.read_bytes())
+    return found
+
+
+CONVNET = """name: "small" layer { name: "data" type: "Input" top: "data" input_param { shape { dim: [1, 1, 4, 4] } } }
+layer { name: "conv" type: "Convolution" bottom: "data" top: "conv" convolution_param { num_output: 2 kernel_size: 3 } }
+layer { name: "bn" type: "BN" bottom: "conv" top: "bn" bn_param { frozen: true } }
+layer { name: "up" type: "Interp" bottom: "bn" top: "up" interp_param { height: 5 width: 5 } }
+layer { name: "ip" type: "InnerProduct" bottom: "up" top: "ip" inner_product_param { num_output: 3 } }"""
+ODD_BYTES = [b"\x00", b"\xff" * 9 + b"\x01", b"\x80", b"\x7f", wire.encode_varint(2**31), wire.encode_varint(2**40),
+             wire.encode_varint(2**60), wire.encode_head(100, 0), wire.encode_head(7, 0), wire.encode_head(5, 2**31)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_broken_caffemodels(caffemodels, tmp_path_factory, data):
+    content = bytearray(data.draw(st.sampled_from(caffemodels)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(content)))
+        end = data.draw(st.sampled_from([at, at + 1, at + 4, len(content)]))
+        content[at:end] = data.draw(st.one_of(st.sampled_from(ODD_BYTES), st.binary(max_size=4)))
+    path = tmp_path_factory.getbasetemp() / "broken.caffemodel"
+    path.write_bytes(content)
+    for dialect in DIALECTS.values():
+        try:
+            model = read_weights(str(path), dialect)
+            model, _ = with_weights(Model(upgrade_in_dialect(model.net).message, dialect), model)
+            write_weights(str(path) + ".again", model)
+            again = read_weights(str(path) + ".again", dialect).blobs
+        except Error as error:
+            assert error.what
+            continue
+        assert {name: [one.tobytes() for one in arrays] for name, arrays in model.blobs.items()} == {
+            name: [one.tobytes() for one in arrays] for name, arrays in again.items()}
+        for question in (lambda: fit_weights(model), lambda: compare_weights(model, model),
+                         lambda: change_dialect(model, to="happynear"), lambda: change_dialect(model, to="bvlc"),
+                         lambda: change_dialect(model, to="attention", bn_statistic="variance")):
+            try:
+                question()
+            except Error as error:
+                assert error.what
     read_in_every_way(path)
 
 

@@ -58,7 +58,8 @@ def _compare(place: Tuple[str, int], old: Any, new: Any) -> BlobChange:
 def _distance(old: Any, new: Any) -> Tuple[Optional[float], Optional[float]]:
     import numpy as np
 
-    x, y = np.array(old, np.float64), np.array(new, np.float64)
+    with np.errstate(invalid="ignore"):  # damaged files hold signalling NaN
+        x, y = np.array(old, np.float64), np.array(new, np.float64)
     apart = ~((x == y) | (np.isnan(x) & np.isnan(y)))
     if not apart.any():
         return 0.0, 0.0
@@ -67,5 +68,5 @@ def _distance(old: Any, new: Any) -> Tuple[Optional[float], Optional[float]]:
         return None, None
     # Halved, the difference of two doubles cannot overflow.
     max_abs = float(np.abs(x / 2 - y / 2).max()) * 2
-    largest = max(float(np.abs(np.array(one, np.float64)[np.isfinite(one)]).max()) for one in (old, new))
+    largest = max(float(np.abs(one[np.isfinite(one)], dtype=np.float64).max()) for one in (old, new))
     return (max_abs, max_abs / largest) if math.isfinite(max_abs) else (None, None)

@@ -19,6 +19,8 @@ from prototxt_gen.nets.configs import NETWORKS
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # the tags of layers have them, and texts have not
 
+_MAX_ODD_TEXT = 2**26  # a text may hold such bytes too, but no file of this size is one
+
 
 def load_net(argument: str, quiet: bool = False, dialect: Dialect = DEFAULT_DIALECT) -> Model:
     """Return the net that a NET argument means: a file, ``-``, or a network's name for its training net.
@@ -38,7 +40,7 @@ def load_net(argument: str, quiet: bool = False, dialect: Dialect = DEFAULT_DIAL
 def load_weights(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
     """Return the model in a file of weights: a caffemodel, binary or HDF5, or a text with blobs.
 
-    Of the net it tells what the file does, an old one upgraded: of HDF5 the layers' names only.
+    Of the net it tells what the file does, as it stands there: of HDF5 the layers' names only.
     """
     data = _bytes_of(argument)
     if is_hdf5(data) and argument != "-":
@@ -47,7 +49,7 @@ def load_weights(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
     model = _parse_net(data, where, dialect)
     if not model.blobs:
         raise Error("holds no weights", where, "a .caffemodel that Caffe has written is wanted")
-    return replace(model, net=upgrade_in_dialect(model.net, where).message)
+    return model
 
 
 def read_net(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
@@ -81,6 +83,8 @@ def _parse_net(data: Any, where: str, dialect: Dialect) -> Model:
         try:
             return parse_weights(data, dialect, where)
         except NotBinary as error:
+            if len(data) > _MAX_ODD_TEXT:
+                raise
             complaint = error
     try:
         text = bytes(data).decode()

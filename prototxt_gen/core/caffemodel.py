@@ -30,7 +30,7 @@ _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _LAYERS, _LAYER = 2, 100  # fields of NetParameter: V1 and V0 layers, today's
 _V0_LAYER = 1  # the field of V1LayerParameter
 _BLOBS = {"LayerParameter": 7, "V1LayerParameter": 6, "V0LayerParameter": 50}
-# What describes the layers, with 64 bytes for each layer and blob: the largest published nets need a hundredth of it.
+# Bytes that describe the layers, and 64 more for each field, layer and blob: Attention-92 needs a twentieth of it.
 _MAX_DESCRIPTION = 8 * 2**20
 _EACH = 64
 
@@ -225,7 +225,7 @@ class _Reader:
         return wire.fields(self.data, start, end)
 
     def _description(self, start: int, end: int) -> bytes:
-        self._charge(end - start)
+        self._charge(_EACH + end - start)
         return bytes(self.data[start:end])
 
     def _charge(self, size: int) -> None:
@@ -237,12 +237,16 @@ class _Reader:
 
 def _holds_text(message: Any) -> bool:
     """True when every string is text. protobuf hands out bytes for those of a binary that are not."""
-    waiting = [message]
+    waiting = [iter((message,))]  # iterators, as deep as the schema: never a list of all messages
     while waiting:
-        for field, value in waiting.pop().ListFields():
-            several = value if hasattr(value, "append") or hasattr(value, "add") else [value]
+        one = next(waiting[-1], None)
+        if one is None:
+            waiting.pop()
+            continue
+        for field, value in one.ListFields():
+            several = value if hasattr(value, "append") or hasattr(value, "add") else (value,)
             if field.message_type is not None:
-                waiting.extend(several)
+                waiting.append(iter(several))
             elif field.type == field.TYPE_STRING and not all(isinstance(one, str) for one in several):
                 return False
     return True

@@ -21,7 +21,7 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.passes.base import PassResult, registry
-from prototxt_gen.passes.norms import INV_STD, inverse_std, statistic_of, vectors
+from prototxt_gen.passes.norms import INV_STD, inverse_std, statistic_of
 
 _BN_SHAPES = {"(1, C, 1, 1)": (1, -1, 1, 1), "(1, C)": (1, -1)}
 _WAYS_OUT = {"BN": "--pass split-bn first"}
@@ -131,7 +131,9 @@ def _blobs(model: Model, target: Dialect, bn_statistic: Optional[str], edits: Li
     shape = _BN_SHAPES.get(target.bn_blob_shape or "")
     done: Counter = Counter()
     for layer in {one.name: one for one in model.net.layer if one.type == "BN" and one.name in blobs}.values():
-        vectors(blobs[layer.name], layer.name, "BN", 4)
+        sizes = [one.size for one in blobs[layer.name] if one.size == max(one.shape, default=1)]
+        if len(blobs[layer.name]) != 4 or len(sizes) != 4 or len(set(sizes)) != 1:
+            raise Error("BN has 4 blobs of C values, and the weights hold others", f"layer '{layer.name}'")
         slope, bias, mean, fourth = blobs[layer.name]
         if target.bn_statistic is not None:
             holds = statistic_of(model, bn_statistic, layer.name)
@@ -153,9 +155,11 @@ def _converted(fourth: Any, target: str, layer: Any) -> Any:
     """Return BN's fourth blob as ``target`` from the other statistic, reckoned in float64."""
     import numpy as np
 
-    eps, given = layer.bn_param.eps, np.asarray(fourth, np.float64)
-    if target == INV_STD:
-        found = inverse_std(given, eps, layer.name)
-    else:
-        found = np.maximum(1 / np.square(given) - eps, 0)
-    return found.astype(fourth.dtype)
+    eps = layer.bn_param.eps
+    with np.errstate(all="ignore"):  # of odd values: infinities and NaN stay such
+        given = np.asarray(fourth, np.float64)
+        if target == INV_STD:
+            found = inverse_std(given, eps, layer.name)
+        else:
+            found = np.maximum(1 / np.square(given) - eps, 0)
+        return found.astype(fourth.dtype)

@@ -2,16 +2,18 @@
 
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prototxt_gen.check.diff import compare
 from prototxt_gen.check.diff_text import describe
-from prototxt_gen.cli.arguments import load_net
-from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.cli.arguments import load_net, load_weights
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS
 from prototxt_gen.core.errors import Error
-from prototxt_gen.core.io import loads
+from prototxt_gen.core.io import dumps, loads
 from prototxt_gen.core.upgrade import upgrade_net
 
 NetParameter = DEFAULT_DIALECT.message("NetParameter")
@@ -65,3 +67,44 @@ def test_damaged_files(data, tmp_path_factory):
         assert all(map(describe, compare(net, other).differences))
     except Error as error:
         assert error.what
+
+
+def test_blobs_become_the_models(tmp_path):
+    text = 'layer { name: "ip" type: "InnerProduct" blobs { shape { dim: 2 } data: [1, 2.5] } }'
+    (tmp_path / "text").write_text(text)
+    (tmp_path / "binary").write_bytes(loads(text, NetParameter).SerializeToString())
+    for name in ("text", "binary"):
+        model = load_net(str(tmp_path / name))
+        assert model.blobs["ip"][0].tolist() == [1, 2.5] and not model.net.layer[0].blobs
+        assert load_weights(str(tmp_path / name), DEFAULT_DIALECT).blobs["ip"][0].tolist() == [1, 2.5]
+    (tmp_path / "bare").write_text('layer { name: "ip" }')
+    with pytest.raises(Error, match="bare: holds no weights"):
+        load_weights(str(tmp_path / "bare"), DEFAULT_DIALECT)
+
+
+def test_weights_in_hdf5_are_no_net(tmp_path):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("data/ip/0", data=np.float32([1, 2.5]))
+    assert load_weights(str(path), DEFAULT_DIALECT).blobs["ip"][0].tolist() == [1, 2.5]
+    with pytest.raises(Error, match="is HDF5: weights, which tell no net"):
+        load_net(str(path))
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_binaries_and_networks_in_every_dialect(name, tmp_path):
+    dialect = DIALECTS[name]
+    net = dialect.message("NetParameter")(input=["x"], layer=[dict(name="s", type="Sigmoid", bottom=["x"], top=["y"])])
+    net.input_shape.add(dim=[1, 2])
+    path = tmp_path / "net"
+    for content in (net.SerializeToString(), dumps(net).encode()):
+        path.write_bytes(content)
+        model = load_net(str(path), dialect=dialect)
+        has_input = "input_param" not in dialect.lacks
+        assert model.dialect is dialect and [layer.type for layer in model.net.layer][-1] == "Sigmoid"
+        assert (model.net.layer[0].type == "Input") is has_input and bool(model.net.input) is not has_input
+    if name == "bvlc":
+        with pytest.raises(Error, match="has no field 'bn_param'"):
+            load_net("attention56", dialect=dialect)
+    else:
+        assert load_net("attention56", dialect=dialect).dialect is dialect

@@ -4,6 +4,8 @@ import math
 import os
 import resource
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -141,7 +143,7 @@ shapes = st.lists(st.integers(1, 4), max_size=5).map(tuple)
 blobs = arrays.arrays(st.sampled_from([np.float32, np.float64]), shapes)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text(min_size=1, max_size=5), st.lists(blobs, min_size=1, max_size=3).map(tuple), min_size=1))
 def test_writing_then_reading_gives_the_model_back(tmp_path_factory, given_blobs):
     net = NetParameter(name="n")
@@ -251,3 +253,35 @@ def test_the_wrong_dialect_is_named_with_the_right_one():
     # A fork that nobody here knows is read as well as it can be.
     layer = wire.encode_head(2, 7) + b"Permute" + wire.encode_head(202, 2) + b"\x08\x01"
     assert parse_weights(wire.encode_head(100, len(layer)) + layer).net.layer[0].type == "Permute"
+
+
+MEASURE = """
+import resource, sys
+import numpy
+from prototxt_gen.core.caffemodel import read_weights, write_weights
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+start = peak()
+write_weights(sys.argv[2], read_weights(sys.argv[1]))
+print(peak() - start)
+"""
+
+
+@pytest.mark.parametrize("layout", ["current", "v1"])
+def test_reading_and_writing_needs_three_times_the_file_at_most(tmp_path, layout):
+    values = np.random.RandomState(0).standard_normal((16, 2**20)).astype(np.float32)
+    path = tmp_path / "w"
+    write_weights(str(path), model_of(**{f"l{number}": row for number, row in enumerate(values)}), layout)
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(path), str(tmp_path / "again")], check=True,
+                          capture_output=True, text=True)
+    # The mapped file and the arrays are twice its size.
+    assert int(done.stdout) < 2.5 * path.stat().st_size
+
+
+def test_hdf5_without_h5py(tmp_path, monkeypatch):
+    path = tmp_path / "w.h5"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n")
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(Error) as caught:
+        read_weights(str(path))
+    assert "h5py" in caught.value.what and caught.value.hint == "pip install 'prototxt-gen[hdf5]'"

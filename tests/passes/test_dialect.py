@@ -138,7 +138,7 @@ def test_what_is_refused():
         dialect(model_of(""), to="bvcl")
     with pytest.raises(Error, match="--pass upgrade first"):
         dialect(model_of('layers { name: "x" }'), to="bvlc")
-    with pytest.raises(Error, match="BN has 4 blobs, and the weights hold 1"):
+    with pytest.raises(Error, match="layer 'b0': BN has 4 blobs of C values, and the weights hold others"):
         dialect(model_of(f"layer {BN % (0, 5)}", b0=(np.zeros(2),)), to="happynear")
     model = model_of("")
     assert dialect(model, to="attention").model is model
