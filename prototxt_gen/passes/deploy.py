@@ -38,7 +38,7 @@ DEPLOY_STAGE = "deploy"
 def train_to_deploy(
     model: Model, *, input_shapes: Optional[Mapping[str, Shape]] = None
 ) -> PassResult:
-    """Make the net that tells what a training net learned: an Input layer for data, probabilities for losses.
+    """Make a net for use of one for training: an Input layer for data, probabilities for losses.
 
     Inputs hold one item of the size that the data layer's fields tell, or have the shapes of ``input_shapes``. Raises
     Error where neither tells a shape, and where nothing would be left.

@@ -44,10 +44,10 @@ def split_phases(model: Model, *, phase: str) -> PassResult:
 
 @registry.add("merge-phases")
 def merge_phases(model: Model, *, test_net: Model) -> PassResult:
-    """Join the net of TRAIN, the one given, and that of TEST, ``test_net``, in one file.
+    """Join a net for TRAIN and a test net in one file for both phases.
 
-    Where both nets bring weights for a layer, those of the net given stay. Raises Error for nets of two dialects, and
-    where the nets differ in what stands outside of layers.
+    The net given is that of TRAIN. Where both nets bring weights for a layer, its own stay. Raises Error for nets of
+    two dialects, and where the nets differ in what stands outside of layers.
     """
     if test_net.dialect is not model.dialect:
         what = f"the net is of dialect '{model.dialect.name}', and the test net of '{test_net.dialect.name}'"

@@ -27,7 +27,7 @@ Pair = Tuple[str, str]
 
 @registry.add("rename")
 def rename(model: Model, *, renames: Sequence[Pair]) -> PassResult:
-    """Rename layers and blobs by pairs of a name or regular expression and what takes its place.
+    """Rename layers and blobs, and the weights with their layers, by exact names or regular expressions.
 
     Raises Error for a pair that fits nothing, for two names that would become one, and where a name says what is read.
     """
@@ -50,8 +50,11 @@ def rename(model: Model, *, renames: Sequence[Pair]) -> PassResult:
         if layer.HasField("name"):
             layer.name = new[layer.name]
     weights = {new[name]: arrays for name, arrays in model.blobs.items()}
-    edits = [f"{kind} '{name}': now '{new[name]}'"
-             for kind, names in (("layer", layers), ("blob", blobs)) for name in names if new[name] != name]
+    edits = []
+    for name in {**layers, **blobs}:
+        kinds = " and ".join(kind for kind, names in (("layer", layers), ("blob", blobs)) if name in names)
+        if new[name] != name:
+            edits.append(f"{kinds} '{name}': now '{new[name]}'")
     return PassResult(replace(model, net=net, blobs=weights), tuple(edits))
 
 

@@ -45,7 +45,7 @@ def deploy_to_train(
     mean: Union[Tuple[float, ...], str, None] = None,
     batch_size: Optional[int] = None,
 ) -> PassResult:
-    """Make a net for training of one that classifies: Data layers, loss, accuracies, fillers, BN that learns.
+    """Make a net for training of one that classifies: data layers, loss, accuracies, fillers, BN that learns.
 
     ``mean`` is a value per channel, a mean file or text as users write it (``nets.builder.read_mean``); without it, and
     without ``batch_size``, those of the network of that name are taken, where the net is one of ours.
@@ -118,7 +118,8 @@ def _ends(graph: Graph) -> Tuple[str, Version, Optional[Any]]:
     for what, names in (("inputs", inputs), ("outputs", [one.blob for one in outputs])):
         if len(names) != 1:
             listing = ": " + ", ".join(f"'{name}'" for name in names) if names else ""
-            raise Error(f"the net has {len(names)} {what}{listing}", hint="one image and one list of scores are trained")
+            hint = "one image and one list of scores are trained"
+            raise Error(f"the net has {len(names)} {what}{listing}", hint=hint)
     last = graph.layers[outputs[0].maker]
     if last.type == "Sigmoid":
         raise Error("the net ends in a Sigmoid, and no Data layer has the labels for that", f"layer '{last.name}'")
