@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from prototxt_gen import __version__
+from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TEST, layers_in, net_state
-from prototxt_gen.core.io import Model
+from prototxt_gen.core.io import Model, loads
+from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.export.onnx_ops.layer import Dims, Layer, Names, Tensor, converters
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
 from prototxt_gen.spec.shapes import Shape, format_shape
@@ -45,11 +48,13 @@ def to_onnx(
     """
     helper = _import_onnx().helper
     opset = _check_opset(DEFAULT_OPSET if opset is None else opset)
+    bn_statistic = bn_statistic or model.dialect.bn_statistic
+    model = _current(model)
     _check_types(layers_in(model.net, net_state(TEST, model.net)))
     info = infer(model.net, TEST, given=input_shapes)
     dims = _batch_dims(model, info, input_shapes) if dynamic_batch else [one.top_shapes for one in info.layers]
     weights = _weights(model, info)
-    graph = _Graph(info, dims, weights, bn_statistic or model.dialect.bn_statistic)
+    graph = _Graph(info, dims, weights, bn_statistic)
 
     result = helper.make_model(
         helper.make_graph(graph.nodes, info.name or "net", graph.inputs, graph.outputs()),
@@ -134,6 +139,14 @@ def _check_opset(opset: int) -> int:
     return opset
 
 
+def _current(model: Model) -> Model:
+    """Return the model in the default dialect, which has the layers of all of them, and as Caffe 1.0 writes it."""
+    net = model.net
+    if model.dialect is not DEFAULT_DIALECT:
+        net = loads(model.dumps(), DEFAULT_DIALECT.message("NetParameter"))
+    return replace(model, net=upgrade_net(net).message, dialect=DEFAULT_DIALECT)
+
+
 def _check_types(layers: Iterable[Any]) -> None:
     """Raise Error for the first layer that no converter is for."""
     for layer in layers:
@@ -213,7 +226,8 @@ def _check_blobs(one: LayerInfo, blobs: Sequence[Any]) -> None:
         raise Error(f"it has {len(blobs)} parameter blobs, and its weights are {len(one.params)}", where,
                     "are the weights this net's?")
     for index, (blob, param) in enumerate(zip(blobs, one.params)):
-        if blob.size != math.prod(param.shape):
+        # Files of 2014 write ones in front, forks BN's channels as (C,), (1, C) or (1, C, 1, 1).
+        if [size for size in blob.shape if size != 1] != [size for size in param.shape if size != 1]:
             raise Error(f"its parameter blob {index} is {format_shape(blob.shape)}, and the net wants "
                         f"{format_shape(param.shape)}", where, "are the weights this net's?")
 

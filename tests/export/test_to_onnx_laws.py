@@ -208,6 +208,21 @@ def test_old_inputs_and_old_blob_shapes():
     assert run(exported, {"data": np.ones((4, 3, 1, 1), np.float32)})["y"].tolist() == [[4, 4]] * 4
 
 
+def test_a_fork_without_input_layers():
+    text = 'input: "data" input_dim: 1 input_dim: 1 input_dim: 3 input_dim: 3\n' + layer(
+        "Interp", "interp_param { zoom_factor: 2 }")
+    exported = to_onnx(read(text, find_dialect("pspnet")))
+    assert run(exported, {"data": np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)})["y"][0, 0, 1].tolist() == [
+        1.5, 2, 2.5, 3, 3.5]
+
+
+def test_a_net_of_2013():
+    text = 'input: "data" input_dim: 1 input_dim: 2 input_dim: 1 input_dim: 1\n'
+    text += 'layers { name: "ip" type: INNER_PRODUCT bottom: "data" top: "y" inner_product_param { num_output: 1 } }'
+    exported = to_onnx(read(text, ip=(np.ones((1, 1, 1, 2), np.float32), np.ones((1, 1, 1, 1), np.float32))))
+    assert run(exported, {"data": np.ones((1, 2, 1, 1), np.float32)})["y"].tolist() == [[3]]
+
+
 def test_layers_of_the_phase_train_are_left_out():
     text = image((1, 2)) + layer("Python", "include { phase: TRAIN }", top="z") + layer("ReLU")
     assert [node.op_type for node in to_onnx(read(text)).graph.node] == ["Relu"]
@@ -254,6 +269,7 @@ REFUSALS = {
     "no weights": (PLANES + FULL, {}, {}, "layer 'layer' (InnerProduct): it has no weights", "--weights FILE"),
     "half of the weights": (PLANES + FULL, dict(layer=ONES[:1]), {}, "it has 1 parameter blobs, and", "this net's"),
     "other weights": (PLANES + FULL, dict(layer=ONES[::-1]), {}, "parameter blob 0 is 2, and the net wants 2x100", ""),
+    "turned weights": (PLANES + FULL, dict(layer=(ONES[0].T, ONES[1])), {}, "100x2, and the net wants 2x100", "this"),
     "unknown type": (PLANES + layer("Relu"), {}, {}, "layer 'layer': its type Relu cannot be exported", "'ReLU'?"),
     "no operator": (PLANES + layer("Im2col", "convolution_param { kernel_size: 3 }"), {}, {}, "Im2col cannot be", ""),
     "data": (layer("Data") + layer("ReLU"), {}, {}, "its type Data reads data itself", "--pass train-to-deploy"),
