@@ -1,8 +1,8 @@
 """Caffemodels: a net and its weights, read and written without ever holding the file's bytes as one message.
 
 Reading walks the file (``core.wire``) over a mapping of it: what describes the layers is parsed by protobuf, the blobs
-become arrays of their own, so that memory is that of the weights. Layers of all ages are known: ``layer`` with its blobs
-in field 7, ``layers`` (V1) in field 6, and ``layers { layer }`` (V0) in field 50.
+become arrays of their own, so that memory is that of the weights. Layers of all ages are known: ``layer`` with its
+blobs in field 7, ``layers`` (V1) in field 6, and ``layers { layer }`` (V0) in field 50.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade_tables import V0_TYPES, V1_TYPES
 
-__all__ = ["NotBinary", "is_hdf5", "open_bytes", "parse_weights", "read_stream", "read_weights", "with_weights", "write_weights"]
+__all__ = [
+    "NotBinary", "is_hdf5", "open_bytes", "parse_weights", "read_stream", "read_weights", "with_weights",
+    "write_weights",
+]
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _LAYERS, _LAYER = 2, 100  # fields of NetParameter: V1 and V0 layers, today's
@@ -131,8 +134,9 @@ def with_weights(model: Model, weights: Model, where: str = "") -> Tuple[Model, 
         found = list(weights.blobs)
         hint = f"it has {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
         raise Error("holds weights for no layer of the net", where, hint)
-    left = [name for name in weights.blobs if name not in names]
-    return replace(model, blobs=blobs), tuple(f"weights of '{name}' left out: the net has no such layer" for name in left)
+    left = (name for name in weights.blobs if name not in names)
+    notes = tuple(f"weights of '{name}' left out: the net has no such layer" for name in left)
+    return replace(model, blobs=blobs), notes
 
 
 class _Reader:

@@ -1,7 +1,8 @@
 """BlobProto in and out: arrays with shapes as files of all ages hold them.
 
-Shape: the message BlobShape, or the four sizes num, channels, height, width of files of 2014 and before, which win where
-both are there. Values: float (field 5) or double (field 8, which wins), packed or not; differences are passed over.
+Shape: the message BlobShape, or the four sizes num, channels, height and width of files of 2014 and before, which win
+where both are there. Values: float (field 5) or double (field 8, which wins), packed or not. Differences are passed
+over.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def missing_types(dialect: Dialect) -> Tuple[str, ...]:
 
 
 def misfits(numbers: Numbers, dialect: Dialect) -> Counter:
-    """Count what a dialect cannot make sense of: its layers lack the type or the field's number, or the two disagree."""
+    """Count what a dialect cannot make sense of: a type or number it lacks, a type and a field that disagree."""
     missing = missing_types(dialect)
     fields = dialect.message("LayerParameter").DESCRIPTOR.fields_by_number
     found: Counter = Counter()

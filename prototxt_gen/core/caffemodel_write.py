@@ -19,9 +19,9 @@ Part = Tuple[bytes, Any]  # bytes, and the array that follows them or None
 def write_weights(path: str, model: Model, layout: str = "current") -> None:
     """Write a model as a binary caffemodel, whole or not at all; float64 blobs stay float64.
 
-    Layout ``current``: ``layer`` with blobs of any shape. ``v1``: ``layers`` with blobs of four sizes, for Caffe of 2014;
-    what its layers have no field or type for is left out. Raises Error, with nothing written, for more than 2 GiB, for
-    blobs that the layout cannot hold and for blobs whose layer the net lacks.
+    Layout ``current``: ``layer`` with blobs of any shape. ``v1``: ``layers`` with blobs of four sizes, for Caffe of
+    2014; what its layers have no field or type for is left out. Raises Error, with nothing written, for more than
+    2 GiB, for blobs that the layout cannot hold and for blobs whose layer the net lacks.
     """
     parts = _parts(model, layout, path)
     size = sum(len(head) + (0 if array is None else array.nbytes) for head, array in parts)

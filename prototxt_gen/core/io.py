@@ -20,8 +20,9 @@ from prototxt_gen.core.errors import Error, did_you_mean
 class Model:
     """A net, the dialect it is written in, and its weights.
 
-    ``net`` is the dialect's NetParameter, without blobs. ``blobs`` maps a layer's name to its parameter blobs in Caffe's
-    order, numpy arrays that nobody edits; it is empty for a pure architecture. Layers of one name share an entry.
+    ``net`` is the dialect's NetParameter, without blobs. ``blobs`` maps a layer's name to its parameter blobs in
+    Caffe's order, numpy arrays that nobody edits; it is empty for a pure architecture. Layers of one name share an
+    entry.
     """
 
     net: Any

@@ -1,8 +1,8 @@
 """Protobuf's wire format, walked without a schema: where each field of a message begins and ends, nothing copied.
 
-A field is a tag, number << 3 | kind as a varint, and a value: a varint, eight bytes, a length and so many bytes, or four
-bytes. (Groups, kinds 3 and 4, are in no schema of Caffe's.) A varint has seven bits to a byte, low ones first, and the
-eighth bit where more follow.
+A field is a tag, number << 3 | kind as a varint, and a value: a varint, eight bytes, a length and so many bytes, or
+four bytes. (Groups, kinds 3 and 4, are in no schema of Caffe's.) A varint has seven bits to a byte, low ones first, and
+the eighth bit where more follow.
 """
 
 from __future__ import annotations

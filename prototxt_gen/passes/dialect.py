@@ -1,7 +1,8 @@
 """dialect: a net and its weights from one fork's schema to another's.
 
-Every field goes to the field of the same name, whatever its number; nothing is rounded. BN's blobs get the shape of the
-target, (1, C, 1, 1) or (1, C). Where the target decides what BN's fourth blob holds, and the given blob holds the other,
+Every field goes to the field of the same name, whatever its number; nothing is rounded. BN's blobs get the shape of
+the target, (1, C, 1, 1) or (1, C). Where the target decides what BN's fourth blob holds, and the given blob holds the
+other,
 
     v = 1 / sqrt(s + eps)          inverse standard deviation v of a variance s
     s = max(1 / v^2 - eps, 0)      variance s of an inverse standard deviation v

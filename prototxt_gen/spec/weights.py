@@ -35,7 +35,9 @@ def fit_weights(model: Model, given: Optional[Mapping[str, Shape]] = None) -> Tu
 def _wanted(model: Model, given: Optional[Mapping[str, Shape]]) -> Dict[str, LayerInfo]:
     """Return the layers with parameters by name, of both phases."""
     # The names of the default dialect are those of all, and it has the Input layer that old inputs become.
-    net = model.net if model.dialect is DEFAULT_DIALECT else loads(model.dumps(), DEFAULT_DIALECT.message("NetParameter"))
+    net = model.net
+    if model.dialect is not DEFAULT_DIALECT:
+        net = loads(model.dumps(), DEFAULT_DIALECT.message("NetParameter"))
     net, found = upgrade_net(net).message, {}
     for phase in (TRAIN, TEST):
         for layer in infer(net, phase, given=given, allow_unknown=True).layers:

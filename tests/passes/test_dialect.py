@@ -109,14 +109,16 @@ def test_split_first_and_bvlc_reads_it(tmp_path):
 
 
 def test_inputs_where_there_is_no_input_layer():
-    model = model_of('layer { name: "data" type: "Input" top: "a" top: "b" input_param { shape { dim: [1, 3, 4, 5] } } }'
+    model = model_of('layer { name: "in" type: "Input" top: "a" top: "b" input_param { shape { dim: [1, 3, 4, 5] } } }'
                      ' layer { name: "i" type: "Interp" bottom: "a" top: "c" interp_param { height: 7 } }')
     there = dialect(model, to="pspnet").model
-    assert list(there.net.input) == ["a", "b"] and [list(one.dim) for one in there.net.input_shape] == [[1, 3, 4, 5]] * 2
+    assert list(there.net.input) == ["a", "b"]
+    assert [list(one.dim) for one in there.net.input_shape] == [[1, 3, 4, 5]] * 2
     assert there.net.layer[0].interp_param.height == 7 and len(there.net.layer) == 1
     back = dialect(there, to="attention").model.net
-    assert back.layer[0].name == "input" and list(back.layer[0].top) == ["a", "b"] and back.layer[1] == model.net.layer[1]
-    for layer, what in (('include { phase: TEST } input_param { shape { dim: 1 } }', "an input field is in every phase"),
+    assert back.layer[0].name == "input" and list(back.layer[0].top) == ["a", "b"]
+    assert back.layer[1] == model.net.layer[1]
+    for layer, what in (('include { phase: TEST } input_param { shape { dim: 1 } }', "is in every phase"),
                         ('top: "b"', "it has 0 shapes for 2 tops")):
         with pytest.raises(Error, match=what):
             dialect(model_of(f'layer {{ name: "d" type: "Input" top: "a" {layer} }}'), to="pspnet")
@@ -125,7 +127,8 @@ def test_inputs_where_there_is_no_input_layer():
 def test_fields_without_a_name_are_not_carried_to_where_they_mean_something_else():
     swish = DIALECTS["bvlc"].message("NetParameter")()
     swish.layer.add(name="x", type="Convolution").swish_param.beta = 2
-    model = Model(DIALECTS["happynear"].message("NetParameter").FromString(swish.SerializeToString()), DIALECTS["happynear"])
+    happynear = DIALECTS["happynear"]
+    model = Model(happynear.message("NetParameter").FromString(swish.SerializeToString()), happynear)
     result = dialect(model, to="bvlc")
     assert not result.model.net.layer[0].HasField("swish_param")
     assert result.edits == ("layer 'x': fields of unknown meaning left out",)
