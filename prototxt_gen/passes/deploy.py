@@ -114,7 +114,7 @@ class _Plan:
         for index in reversed(range(len(graph.layers))):
             layer, reads = graph.layers[index], graph.reads[index]
             if index in measures:
-                if layer.type in PREDICTION and not self._has_prediction(index):
+                if layer.type in PREDICTION and reads and not self._has_prediction(index):
                     self.predictions.add(index)
                     self.live.add(reads[0])
                 self.live.update(one for one in reads if one in learned)

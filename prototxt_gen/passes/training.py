@@ -56,7 +56,7 @@ def deploy_to_train(
     graph, edits = Graph(net.layer), list(notes)
     image, scores, softmax = _ends(graph)
     shapes = infer(net, TEST, allow_unknown=True).blobs
-    size, channels, classes = _sizes(image, shapes[image], scores.blob, shapes[scores.blob])
+    size, channels, classes = _sizes(image, shapes.get(image), scores.blob, shapes.get(scores.blob))
     config = replace(ours or NETWORKS["attention56"], input_size=size, channels=channels)
     if batch_size is not None:
         config = replace(config, batch_size=batch_size)
