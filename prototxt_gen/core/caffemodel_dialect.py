@@ -41,7 +41,7 @@ def misfits(numbers: Numbers, dialect: Dialect) -> Counter:
         elif number not in fields:
             found[f"layers of type '{layer_type}' have a field {number}"] += times
         elif layer_type not in CONTESTED.get(fields[number].name, (layer_type,)):
-            found[f"layers of type '{layer_type}' have a {fields[number].name}"] += times
+            found[f"layers of type '{layer_type}' have a field {fields[number].name}"] += times
     return found
 
 

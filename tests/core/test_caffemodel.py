@@ -108,6 +108,25 @@ def test_packed_unpacked_and_mixed_values():
     assert second.tobytes() == np.array(doubles).tobytes() and second.dtype == np.float64
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([5, 6, 8]), st.booleans(), st.integers(0, 300)), max_size=5))
+def test_values_in_any_pieces_are_those_that_protobuf_reads(pieces):
+    blob = b""
+    for field, packed, count in pieces:
+        raw, kind = ("<f8", wire.FIXED64) if field == 8 else ("<f4", wire.FIXED32)
+        values = np.arange(count, dtype=raw)
+        content = values.tobytes()
+        blob += wire.encode_head(field, len(content)) + content if packed else unpacked(values, field, kind, raw)
+    true = DEFAULT_DIALECT.message("BlobProto").FromString(blob)
+    values = list(true.double_data or true.data)
+    if not values:
+        return
+    shape = wire.encode_varint(len(values))
+    blob += wire.encode_head(7, 2 + len(shape)) + wire.encode_head(1, len(shape)) + shape
+    layer = wire.encode_head(7, len(blob)) + blob
+    assert parse_weights(wire.encode_head(100, len(layer)) + layer).blobs[""][0].tolist() == values
+
+
 def test_four_old_sizes_win_over_a_shape_and_of_one_name_the_last_layer():
     blob = "blobs { num: 1 channels: 1 height: 1 width: 2 shape { dim: 7 } data: [1, %d] }"
     model = parse("".join(f'layer {{ name: "x" {blob % number} }}' for number in (2, 3)) + 'layer { name: "x" }')
@@ -240,7 +259,7 @@ def test_the_wrong_dialect_is_named_with_the_right_one():
     data = bvlc.SerializeToString()
     with pytest.raises(Error) as caught:
         parse_weights(data, DEFAULT_DIALECT, "f")
-    assert str(caught.value) == ("f: is not of dialect 'attention', where layers of type 'Swish' have a interp_param\n"
+    assert str(caught.value) == ("f: is not of dialect 'attention', where layers of type 'Swish' have a field interp_param\n"
                                  "hint: it reads as bvlc: --dialect bvlc")
     assert parse_weights(data, DIALECTS["bvlc"]).net.layer[0].swish_param.beta == 2
     ours = NetParameter(layer=[dict(name="i", type="Interp", interp_param=dict(height=5))])
