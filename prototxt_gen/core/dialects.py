@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Mapping, Optional, Tuple
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from prototxt_gen.core.errors import Error, did_you_mean
 
@@ -76,6 +76,14 @@ DIALECTS = {
     )
 }
 DEFAULT_DIALECT = DIALECTS["attention"]
+
+
+def in_full_schema(message: Any) -> Any:
+    """Return a message of any dialect in the default one, which has every field: itself where it is of that already."""
+    full = DEFAULT_DIALECT.message(message.DESCRIPTOR.name)
+    if isinstance(message, full):
+        return message
+    return text_format.Parse(text_format.MessageToString(message), full())
 
 
 def find_dialect(name: str) -> Dialect:

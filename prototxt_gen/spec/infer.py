@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, in_full_schema
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import insert_splits, layers_in, net_state
 from prototxt_gen.spec.rules import Buffer, Made, Param, Place, rules
@@ -159,7 +160,8 @@ def _apply(layer: Any, bottoms: List[Optional[Shape]], place: Place, allow_unkno
     if any(shape is None for shape in bottoms):
         return None
     try:
-        made = rules.apply(layer, bottoms, place)
+        # A dialect may know a type, and lack the message with its settings.
+        made = rules.apply(in_full_schema(layer), bottoms, place)
     except Misfit as misfit:
         if allow_unknown and isinstance(misfit, Unknown):
             return None
@@ -172,14 +174,14 @@ def _input_layers(net: Any, place: Place, where: str) -> List[Any]:
     """Return the legacy ``input`` fields as the Input layer that Caffe's own upgrade makes of them."""
     if not net.input:
         return []
-    layer = type(net)().layer.add(name="input", type="Input", top=net.input)
+    layer = DEFAULT_DIALECT.message("LayerParameter")(name="input", type="Input", top=net.input)
     for index, name in enumerate(net.input):
         dims = net.input_dim[4 * index: 4 * index + 4]
         shape = layer.input_param.shape.add()
         if name in place.given:
             shape.dim.extend(place.given[name])
         elif index < len(net.input_shape):
-            shape.CopyFrom(net.input_shape[index])
+            shape.dim.extend(net.input_shape[index].dim)
         elif len(dims) < 4:
             # Caffe reads behind the end of the list.
             hint = f"--input {name}=1,3,224,224 tells the shape"

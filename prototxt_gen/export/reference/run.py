@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from prototxt_gen.core.dialects import in_full_schema
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TEST, layers_in, net_state
 from prototxt_gen.core.io import Model
@@ -60,10 +61,11 @@ def _run(
         if not layer.bottom and layer.top and all(name in arrays for name in layer.top):
             made = [arrays[name] for name in layer.top]
         else:
+            full = in_full_schema(layer)
             # The shapes are asked for again: how many items a Filter lets pass is known by now.
-            shapes = rules.apply(layer, [bottom.shape for bottom in bottoms], Place(phase, given)).tops
+            shapes = rules.apply(full, [bottom.shape for bottom in bottoms], Place(phase, given)).tops
             params = _params(model, layer, info.params, shared, dtype)
-            made = layers.run(Step(layer, bottoms, params, shapes, phase, dtype, statistic))
+            made = layers.run(Step(full, bottoms, params, shapes, phase, dtype, statistic))
         tops = dict(zip(layer.top, made))
         blobs.update(tops)
         for name in memory.sharers(layer):

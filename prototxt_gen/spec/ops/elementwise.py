@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any, Sequence
 
 from prototxt_gen.spec.rules import Buffer, Made, Misfit, Param, Place, Shape, rules
-from prototxt_gen.spec.shapes import count, legacy, plural
+from prototxt_gen.spec.shapes import count, legacy, not_in_place, plural
 
 
-@rules.add("AbsVal", "BNLL", "Clip", "ELU", "Exp", "Log", "Power", "ReLU", "Sigmoid", "TanH", "Threshold",
+@rules.add("AbsVal", bottoms=1, tops=1)
+def abs_val(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
+    """Any shape -> same."""
+    not_in_place(layer)
+    return Made(bottoms)
+
+
+@rules.add("BNLL", "Clip", "ELU", "Exp", "Log", "Power", "ReLU", "Sigmoid", "TanH", "Threshold",
            bottoms=1, tops=1)
 def neuron(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     """Any shape -> same."""
