@@ -44,8 +44,7 @@ def export(net: str, target: str, dialect: str, output: Optional[str], **setting
     to_stdout = output in (None, "-")
     if to_stdout and sys.stdout.isatty():
         raise Error("ONNX is binary, and standard output is a terminal", hint="-o FILE writes it to a file")
-    model = _load(net, settings["weights"], dialect)
-    data = _onnx_bytes(model, settings["batch"], settings["inputs"], settings["bn_statistic"], settings["opset"])
+    data = _export_onnx(net, dialect, **settings).SerializeToString(deterministic=True)
     if to_stdout:
         _write_stdout(data)
     else:
@@ -76,12 +75,15 @@ def _load(net: str, weights: Optional[str], dialect: str) -> Model:
     return model
 
 
-def _onnx_bytes(
-    model: Model, batch: Optional[str], inputs: Sequence[str], bn_statistic: Optional[str], opset: Optional[int]
-) -> bytes:
+def _export_onnx(
+    net: str, dialect: str, weights: Optional[str], batch: Optional[str], inputs: Sequence[str],
+    bn_statistic: Optional[str], opset: Optional[int],
+) -> Any:
+    """Return the ONNX model; the net and its weights, as large as it is, are not kept."""
     from prototxt_gen.export.to_onnx import to_onnx
     from prototxt_gen.passes.base import registry
 
+    model = _load(net, weights, dialect)
     dynamic = batch == DYNAMIC
     if batch and not dynamic:
         if not batch.isdecimal() or int(batch) < 1:
@@ -89,9 +91,8 @@ def _onnx_bytes(
         if inputs:
             raise Error("--batch N and --input exclude one another", hint="--input BLOB=N,C,H,W has the batch in it")
         model = registry.find("batch")(model, batch_size=int(batch)).model
-    exported = to_onnx(model, opset=opset, dynamic_batch=dynamic, input_shapes=input_shapes(inputs),
-                       bn_statistic=bn_statistic)
-    return exported.SerializeToString(deterministic=True)
+    return to_onnx(model, opset=opset, dynamic_batch=dynamic, input_shapes=input_shapes(inputs),
+                   bn_statistic=bn_statistic)
 
 
 def _write_stdout(data: bytes) -> None:

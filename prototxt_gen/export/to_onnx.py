@@ -24,7 +24,7 @@ from prototxt_gen.spec.shapes import Shape, format_shape
 
 DEFAULT_OPSET = 19  # the newest of onnxruntime 1.16, the oldest one that the extra [engines] takes
 OLDEST_OPSET = 18  # Resize by named axes, and reductions whose axes are an input
-MOST_BYTES = 2**31 - 1  # protobuf's limit for one message
+MOST_BYTES = 2**31 - 2**24  # of weights: protobuf's limit for a message is 2 GB, and the nodes need some of it
 BATCH = "N"
 DATA_TYPES = ("AnnotatedData", "Data", "DummyData", "HDF5Data", "ImageData", "MemoryData", "WindowData")
 TO_DEPLOY = "prototxt-gen convert NET --pass train-to-deploy makes a net that takes inputs and gives predictions"

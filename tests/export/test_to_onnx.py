@@ -12,6 +12,7 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.graph import TEST
 from prototxt_gen.core.io import Model, loads
 from prototxt_gen.export.onnx_ops.layer import converters
+from prototxt_gen.export.reference import forward
 from prototxt_gen.export.to_onnx import to_onnx
 from prototxt_gen.spec.infer import infer
 
@@ -137,6 +138,14 @@ def test_an_open_batch(name, in_caffe):
     found, wanted = run_all(exported, inputs_of(name, 3)), in_caffe[name, 3]
     for one in exported.graph.output:
         assert_same(found[one.name], wanted[one.name], one.name)
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_the_numpy_forward_and_onnxruntime_agree(name):
+    model, inputs = model_of(name), inputs_of(name)
+    found, wanted = run_all(to_onnx(model), inputs), forward(model, inputs)
+    for blob in set(found) & set(wanted):
+        assert_same(found[blob], wanted[blob], blob)
 
 
 def test_the_cases_meet_every_type():
