@@ -12,6 +12,7 @@ import click
 from prototxt_gen.cli.arguments import input_shapes, load_net, load_weights
 from prototxt_gen.cli.output import write_stdout
 from prototxt_gen.core.caffemodel import is_hdf5, open_bytes
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, Dialect, find_dialect, in_full_schema
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import PHASES
 from prototxt_gen.core.io import Model, read_text
@@ -25,10 +26,14 @@ from prototxt_gen.core.locations import Locations
 @click.option("--weights", is_flag=True, help="Compare the weights of two caffemodels, blob by blob.")
 @click.option("--input", "inputs", multiple=True, metavar="BLOB=N,C,H,W",
               help="Shape of a blob that the nets do not tell.")
+@click.option("--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name, show_default=True,
+              help="The fork that wrote A and B; it matters where they are binary.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True,
               help="text: a line per change; json: one document; github: annotations of a workflow.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def diff(a: str, b: str, phase: Optional[str], weights: bool, inputs: Tuple[str, ...], form: str, as_json: bool) -> int:
+def diff(
+    a: str, b: str, phase: Optional[str], weights: bool, inputs: Tuple[str, ...], dialect: str, form: str, as_json: bool
+) -> int:
     """Show how net B differs from net A in meaning; exit 0 if it does not, 1 if it does.
 
     A and B are prototxts of any age, caffemodels, - or network names. Fields at their defaults, the order of layers and
@@ -37,19 +42,22 @@ def diff(a: str, b: str, phase: Optional[str], weights: bool, inputs: Tuple[str,
     """
     if a == b == "-":
         raise Error("A and B cannot both be standard input")
-    form = "json" if as_json else form
+    form, fork = "json" if as_json else form, find_dialect(dialect)
     if weights:
         if phase or inputs:
             raise Error(f"--{'phase' if phase else 'input'} has no meaning with --weights")
-        return _weights(a, b, form)
-    return _nets(a, b, PHASES[phase] if phase else None, input_shapes(inputs), form)
+        return _weights(a, b, fork, form)
+    return _nets(a, b, fork, PHASES[phase] if phase else None, input_shapes(inputs), form)
 
 
-def _nets(a: str, b: str, phase: Optional[int], given: Dict[str, Tuple[int, ...]], form: str) -> int:
+def _nets(
+    a: str, b: str, fork: Dialect, phase: Optional[int], given: Dict[str, Tuple[int, ...]], form: str
+) -> int:
     from prototxt_gen.check.diff import compare
     from prototxt_gen.check.diff_text import describe, trailer
 
-    found = compare(load_net(a).net, load_net(b).net, phase, given)
+    nets = [in_full_schema(load_net(one, dialect=fork).net) for one in (a, b)]
+    found = compare(*nets, phase, given)
     if form == "json":
         _print_json({**asdict(found), "same": found.same})
     elif form == "github":
@@ -62,11 +70,11 @@ def _nets(a: str, b: str, phase: Optional[int], given: Dict[str, Tuple[int, ...]
     return 0 if found.same else 1
 
 
-def _weights(a: str, b: str, form: str) -> int:
+def _weights(a: str, b: str, fork: Dialect, form: str) -> int:
     from prototxt_gen.check.diff_text import describe_blob
     from prototxt_gen.check.diff_weights import compare_weights
 
-    blobs = compare_weights(_with_blobs(a), _with_blobs(b))
+    blobs = compare_weights(_with_blobs(a, fork), _with_blobs(b, fork))
     differ = [one for one in blobs if not one.same]
     if form == "json":
         _print_json({"blobs": [{**asdict(one), "same": one.same} for one in blobs], "same": not differ})
@@ -79,10 +87,10 @@ def _weights(a: str, b: str, form: str) -> int:
     return 1 if differ else 0
 
 
-def _with_blobs(argument: str) -> Model:
+def _with_blobs(argument: str, fork: Dialect) -> Model:
     """Return the model in a caffemodel; one without weights is for the comparison to refuse."""
     hdf5 = os.path.isfile(argument) and is_hdf5(open_bytes(argument))
-    return load_weights(argument) if hdf5 else load_net(argument)
+    return load_weights(argument, fork) if hdf5 else load_net(argument, dialect=fork)
 
 
 def _print(lines: List[str]) -> None:

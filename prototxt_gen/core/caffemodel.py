@@ -55,9 +55,8 @@ def read_weights(path: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
         return read_weights_hdf5(path, dialect)
     try:
         return parse_weights(data, dialect, path)
-    except NotBinary as error:
-        hint = "a .caffemodel or .caffemodel.h5 that Caffe has written is wanted"
-        raise Error("is no caffemodel", path, error.hint or hint) from None
+    except NotBinary:
+        raise Error("is no caffemodel", path, "a .caffemodel or .caffemodel.h5 of Caffe's is wanted") from None
 
 
 def open_bytes(path: str) -> Any:
@@ -95,8 +94,8 @@ def parse_weights(data: Any, dialect: Dialect = DEFAULT_DIALECT, where: str = ""
     them better.
     """
     if len(data) > MAX_SIZE:
-        hint = "protobuf ends there; such a model is a .caffemodel.h5"
-        raise Error(f"has {len(data)} bytes, more than the {MAX_SIZE} of any caffemodel", where, hint)
+        hint = "protobuf has no larger files; such a model is a .caffemodel.h5"
+        raise Error(f"has {len(data)} bytes, and a caffemodel ends at 2 GiB", where, hint)
     reader = _Reader(data, dialect, where)
     try:
         reader.walk()

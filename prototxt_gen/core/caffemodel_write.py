@@ -26,8 +26,8 @@ def write_weights(path: str, model: Model, layout: str = "current") -> None:
     parts = _parts(model, layout, path)
     size = sum(len(head) + (0 if array is None else array.nbytes) for head, array in parts)
     if size > MAX_SIZE:
-        hint = "protobuf ends there: Caffe itself keeps such models as .caffemodel.h5"
-        raise Error(f"would have {size} bytes, more than the {MAX_SIZE} of any caffemodel", path, hint)
+        hint = "protobuf has no larger files: Caffe itself keeps such models as .caffemodel.h5"
+        raise Error(f"would have {size} bytes, and a caffemodel ends at 2 GiB", path, hint)
     write_whole(path, lambda file: _write(file, parts))
 
 

@@ -206,7 +206,7 @@ def test_the_v1_layout_is_what_caffe_of_2014_reads(tmp_path):
 
 @pytest.mark.parametrize("model, what", [
     (model_of(x=np.broadcast_to(np.float32(0), (MAX_SIZE // 8, 1)), y=np.broadcast_to(0.0, (MAX_SIZE // 8, 1))),
-     "would have 32[0-9]* bytes, more than the 2147483647 of any caffemodel"),
+     "would have 32[0-9]* bytes, and a caffemodel ends at 2 GiB"),
     (model_of(x=np.zeros(3, np.float16)), "blob 0 of layer 'x' is of type float16"),
     (model_of(x=np.zeros((0, 3), np.float32)), "blob 0 of layer 'x' holds no values: its shape is 0x3"),
     (replace(model_of(), blobs={"z": (np.zeros(1),)}), "the net has no layer 'z' for its weights"),
@@ -259,7 +259,8 @@ def test_the_wrong_dialect_is_named_with_the_right_one():
     data = bvlc.SerializeToString()
     with pytest.raises(Error) as caught:
         parse_weights(data, DEFAULT_DIALECT, "f")
-    assert str(caught.value) == ("f: is not of dialect 'attention', where layers of type 'Swish' have a field interp_param\n"
+    assert str(caught.value) == ("f: is not of dialect 'attention', "
+                                 "where layers of type 'Swish' have a field interp_param\n"
                                  "hint: it reads as bvlc: --dialect bvlc")
     assert parse_weights(data, DIALECTS["bvlc"]).net.layer[0].swish_param.beta == 2
     ours = NetParameter(layer=[dict(name="i", type="Interp", interp_param=dict(height=5))])
