@@ -232,6 +232,7 @@ def test_old_nets_are_upgraded():
     (data("TEST") + HEAD + LOSS, {"dota": (1,)}, "no data layer makes an input 'dota'\nhint: did you mean 'data'"),
     (data("TEST") + layer("Accuracy", "data label", "acc"), {}, "nothing would be left of the net"),
     (HEAD, {}, "layer 'conv': it reads blob 'data' in TEST, which no layer makes"),
+    (layer("SoftmaxWithLoss", "", "loss"), {}, "nothing would be left of the net"),
 ])
 def test_deployment_is_refused(text, shapes, message):
     with pytest.raises(Error, match=message):
@@ -368,6 +369,8 @@ def test_other_dialects():
     (image(1, 3, 8, 8) + conv("data", "label") + ip("label", "fc"),
      "layer 'label': the training net needs the name 'label'"),
     (image(1, 3, 8, 8) + layer("Foo", "data", "y"), "the size of 'y' is not known"),
+    (image(1, 3, 8, 8) + ip("data", "y", more="include { phase: TRAIN }"), "the size of 'y' is not known"),
+    ("", "the net has 0 inputs"),
 ])
 def test_training_is_refused(text, message):
     with pytest.raises(Error, match=message):
