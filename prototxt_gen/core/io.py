@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Callable, Mapping, Tuple
 
 from google.protobuf import text_format
 
-from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, Dialect
 from prototxt_gen.core.errors import Error, did_you_mean
 
 
@@ -139,7 +139,10 @@ def _parse_error(error: text_format.ParseError, message_class: Any, where: str) 
         owner, name = unknown_field.groups()
         fields = [one.name for one in pool.FindMessageTypeByName(owner).fields]
         owner = owner.rpartition(".")[2]
-        hint = did_you_mean(name, fields, "; ".join(_owners(pool, name)))
+        forks = [one.name for one in DIALECTS.values() if name in one.message(owner).DESCRIPTOR.fields_by_name]
+        hint = f"dialects with that field: {', '.join(forks)}; --dialect names the one of this net"
+        if not forks:
+            hint = did_you_mean(name, fields, "; ".join(_owners(pool, name)))
         return Error(f"{owner} has no field '{name}'", where, hint)
     unknown_value = re.search(r'Enum type "([\w.]+)" has no value named "?([^".]*)', what)
     if unknown_value:
