@@ -6,10 +6,10 @@ import math
 from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core.dialects import in_full_schema
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, TRAIN
-from prototxt_gen.core.io import Model, loads
+from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.spec.infer import LayerInfo, Shape, format_shape, infer
 
@@ -34,11 +34,8 @@ def fit_weights(model: Model, given: Optional[Mapping[str, Shape]] = None) -> Tu
 
 def _wanted(model: Model, given: Optional[Mapping[str, Shape]]) -> Dict[str, LayerInfo]:
     """Return the layers with parameters by name, of both phases."""
-    # The names of the default dialect are those of all, and it has the Input layer that old inputs become.
-    net = model.net
-    if model.dialect is not DEFAULT_DIALECT:
-        net = loads(model.dumps(), DEFAULT_DIALECT.message("NetParameter"))
-    net, found = upgrade_net(net).message, {}
+    # The full schema has the Input layer that old inputs become.
+    net, found = upgrade_net(in_full_schema(model.net)).message, {}
     for phase in (TRAIN, TEST):
         for layer in infer(net, phase, given=given, allow_unknown=True).layers:
             if layer.known and layer.params:
