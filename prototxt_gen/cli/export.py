@@ -7,7 +7,7 @@ from typing import Any, Optional, Sequence
 
 import click
 
-from prototxt_gen.cli.arguments import input_shapes, load_net, load_weights
+from prototxt_gen.cli.arguments import add_weights, input_shapes, load_net
 from prototxt_gen.cli.output import deliver
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
 from prototxt_gen.core.errors import Error
@@ -62,19 +62,6 @@ def _export_python(net: str, dialect: str, output: Optional[str], settings: Any)
     return deliver(text, output, None, None, "prototxt-gen export")
 
 
-def _load(net: str, weights: Optional[str], dialect: str) -> Model:
-    from prototxt_gen.core.caffemodel import with_weights
-
-    fork = find_dialect(dialect)
-    model = load_net(net, dialect=fork)
-    if weights is None:
-        return model
-    model, notes = with_weights(model, load_weights(weights, fork), display_name(weights))
-    for note in notes:
-        click.echo(f"note: {display_name(weights)}: {note}", err=True)
-    return model
-
-
 def _export_onnx(
     net: str, dialect: str, weights: Optional[str], batch: Optional[str], inputs: Sequence[str],
     bn_statistic: Optional[str], opset: Optional[int],
@@ -83,7 +70,10 @@ def _export_onnx(
     from prototxt_gen.export.to_onnx import to_onnx
     from prototxt_gen.passes.base import registry
 
-    model = _load(net, weights, dialect)
+    shapes = input_shapes(inputs)
+    model = load_net(net, dialect=find_dialect(dialect))
+    if weights is not None:
+        model = add_weights(model, weights, shapes)
     dynamic = batch == DYNAMIC
     if batch and not dynamic:
         if not batch.isdecimal() or int(batch) < 1:
@@ -91,7 +81,7 @@ def _export_onnx(
         if inputs:
             raise Error("--batch N and --input exclude one another", hint="--input BLOB=N,C,H,W has the batch in it")
         model = registry.find("batch")(model, batch_size=int(batch)).model
-    return to_onnx(model, opset=opset, dynamic_batch=dynamic, input_shapes=input_shapes(inputs),
+    return to_onnx(model, opset=opset, dynamic_batch=dynamic, input_shapes=shapes,
                    bn_statistic=bn_statistic)
 
 

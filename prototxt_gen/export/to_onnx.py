@@ -13,10 +13,10 @@ from dataclasses import replace
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from prototxt_gen import __version__
-from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, in_full_schema
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TEST, layers_in, net_state
-from prototxt_gen.core.io import Model, loads
+from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.export.onnx_ops.layer import Dims, Layer, Names, Tensor, converters
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
@@ -141,10 +141,7 @@ def _check_opset(opset: int) -> int:
 
 def _current(model: Model) -> Model:
     """Return the model in the default dialect, which has the layers of all of them, and as Caffe 1.0 writes it."""
-    net = model.net
-    if model.dialect is not DEFAULT_DIALECT:
-        net = loads(model.dumps(), DEFAULT_DIALECT.message("NetParameter"))
-    return replace(model, net=upgrade_net(net).message, dialect=DEFAULT_DIALECT)
+    return replace(model, net=upgrade_net(in_full_schema(model.net)).message, dialect=DEFAULT_DIALECT)
 
 
 def _check_types(layers: Iterable[Any]) -> None:
