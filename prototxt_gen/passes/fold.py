@@ -16,13 +16,15 @@ gets a name of its own, as its old name stood for what is no longer there.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from prototxt_gen.core.errors import Error
+from prototxt_gen.core.graph import TEST
 from prototxt_gen.core.io import Model
 from prototxt_gen.passes.base import PassResult, Skipped, registry
 from prototxt_gen.passes.chain import Chain, coverage, refuse_training
 from prototxt_gen.passes.norms import Affine, affine, need_bn, statistic_of, why_no_affine
+from prototxt_gen.spec.infer import Shape, infer
 
 FOLDED = ("BN", "BatchNorm", "Scale")
 CONVOLUTIONS = ("Convolution", "Deconvolution")
@@ -65,6 +67,7 @@ class _Fold:
     chain: Chain
     bn_statistic: Optional[str]
     edits: List[str] = field(default_factory=list)
+    inferred: Optional[Dict[str, Optional[Shape]]] = None  # shapes of first bottoms by layer, where they are needed
 
     def into_before(self, index: int) -> str:
         """Case 1: fold a layer into the one that makes its bottom. Return what stands there if that cannot be."""
@@ -135,13 +138,36 @@ class _Fold:
             return "of other phases"
         if chain.rewritten(norm.bottom[0], index, reader):
             return "that comes after a change of what it would read"
-        if host.type == "Convolution" and _has_shift(norm) and _pads(host.convolution_param):
-            return "with padding"
+        if host.type == "Convolution" and _has_shift(norm):
+            if _pads(host.convolution_param):
+                return "with padding"
+            if self._overhangs(host):
+                return "with a window larger than its plane"
         return ""
+
+    def _overhangs(self, host: Any) -> bool:
+        """True where Caffe lets a window reach beyond the plane: it rounds towards 0, by less than a stride."""
+        param = host.convolution_param
+        if max([1, param.stride_h, param.stride_w, *param.stride]) == 1:
+            return False
+        extent = (max([param.kernel_h, param.kernel_w, *param.kernel_size]) - 1) * max([1, *param.dilation]) + 1
+        if self.inferred is None:
+            self.inferred = _bottom_shapes(self.model.net)
+        shape = self.inferred.get(host.name)
+        return shape is not None and any(size < extent for size in shape[2:])
 
     def _why_no_weights(self, host: Any, norm: Any) -> str:
         held = (host.name in self.chain.blobs, norm.name in self.chain.blobs)
         return "" if held in ((True, True), (False, False)) else "with weights for one of the two only"
+
+
+def _bottom_shapes(net: Any) -> Dict[str, Optional[Shape]]:
+    """Return the shape of each layer's first bottom; empty where shapes cannot be inferred."""
+    try:
+        layers = infer(net, TEST, allow_unknown=True).layers
+    except Error:
+        return {}
+    return {one.name: one.bottom_shapes[0] for one in layers if one.bottom_shapes}
 
 
 def _why(norm: Any) -> str:

@@ -67,6 +67,7 @@ FOLDED = {
     "several in a row": (
         fc("c", "data") + layer("n1", "BN", "c") + layer("n2", "BN", "n1") + layer("n3", "Scale", "n2"), "c"),
     "into a convolution after it": (RELU + layer("n", "BN", "relu") + conv("c", "n", "bias_term: false"), "relu c"),
+    "into one with strides after it": (RELU + layer("n", "BN", "relu") + conv("c", "n", "stride: 2"), "relu c"),
     "into groups after it": (RELU + layer("n", "BN", "relu") + conv("c", "n", "group: 2"), "relu c"),
     "into an inner product after it": (RELU + layer("n", "BN", "relu") + fc("c", "n"), "relu c"),
     "into a transposed one after it": (RELU + layer("n", "BN", "relu") + fc("c", "n", "transpose: true"), "relu c"),
@@ -155,6 +156,9 @@ LEFT = {
         conv("c", "data", more='bottom: "data" top: "d"') + BN,
     "before it an input of the net, after it Convolution with padding":
         layer("n", "BN", "old") + conv("c", "n", "pad: 1"),
+    # The window is 7 high and the plane 6: (6 - 7) / 3 is 0 in Caffe, and one row comes out.
+    "before it an input of the net, after it Convolution with a window larger than its plane":
+        layer("n", "BN", "old") + conv("c", "n", "stride: 3 dilation: 3"),
     "before it an input of the net, after it Deconvolution":
         layer("n", "BN", "old") + conv("c", "n", kind="Deconvolution"),
     "before it an input of the net, after it Convolution of other phases":
