@@ -17,11 +17,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, List, Mapping, Optional, Sequence, Set
 
-from prototxt_gen.core.errors import Error, did_you_mean
+from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, Graph, Version, layers_in, net_state
 from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.passes.base import PassResult, registry
+from prototxt_gen.passes.inputs import resize_input
 from prototxt_gen.passes.phases import editable, surviving_blobs
 from prototxt_gen.spec.infer import infer
 from prototxt_gen.spec.shapes import Shape, format_shape
@@ -40,30 +41,17 @@ def train_to_deploy(
 ) -> PassResult:
     """Make a net for use of one for training: an Input layer for data, probabilities for losses.
 
-    Inputs hold one item of the size that the data layer's fields tell, or have the shapes of ``input_shapes``. Raises
-    Error where neither tells a shape, and where nothing would be left.
+    Inputs hold one item of the size that the data layer's fields tell. Those of ``input_shapes`` have these shapes, as
+    resize-input gives them. Raises Error where neither tells a shape, and where nothing would be left.
     """
-    given = dict(input_shapes or {})
+    given = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
     net, notes = upgrade_net(model.net)
     plan = _Plan(net)
     new, edits = editable(net), list(notes)
     for name in ("layer", "state"):
         new.ClearField(name)
+    edits.extend(_add_inputs(new, plan, model, given))
     names = {*(layer.name for layer in plan.graph.layers), *(one.blob for one in plan.graph.versions())}
-    wanted = list(dict.fromkeys(one.blob for one in plan.inputs))
-    unknown = [name for name in given if name not in wanted]
-    if unknown:
-        raise Error(f"no data layer makes an input '{unknown[0]}'", hint=did_you_mean(unknown[0], wanted))
-    if wanted:
-        layer = new.layer.add(name=wanted[0], type="Input", top=wanted)
-        for version in plan.inputs:
-            source = plan.graph.layers[version.maker]
-            shape = given.get(version.blob) or _item_shape(net, source, version.top, model, plan.graph)
-            layer.input_param.shape.add(dim=shape)
-            edits.append(f"layer '{source.name}': input '{version.blob}' of {format_shape(shape)}")
-            transform = source.transform_param
-            if transform.mean_value or transform.HasField("mean_file") or transform.HasField("scale"):
-                edits.append(f"layer '{source.name}': its mean and scale are no part of the net now")
     main = max(plan.predictions, key=lambda index: (_weight(plan.graph.layers[index]), index), default=None)
     for index, layer in enumerate(plan.graph.layers):
         if index in plan.predictions:
@@ -86,7 +74,10 @@ def train_to_deploy(
     if not plan.kept and not plan.predictions:
         raise Error("nothing would be left of the net", hint="every layer of it leads to a loss or an accuracy only")
     blobs, dropped = surviving_blobs(model.blobs, new)
-    return PassResult(replace(model, net=new, blobs=blobs), (*edits, *dropped))
+    # Another size than the training's may ask for another last pooling.
+    sized = resize_input(replace(model, net=new, blobs=blobs), input_shapes=given) if given else None
+    deployed = sized.model if sized else replace(model, net=new, blobs=blobs)
+    return PassResult(deployed, (*edits, *dropped, *(sized.edits if sized else ())))
 
 
 class _Plan:
@@ -214,18 +205,34 @@ def _weight(layer: Any) -> float:
     return layer.loss_weight[0] if layer.loss_weight else 1.0
 
 
-def _item_shape(net: Any, source: Any, top: int, model: Model, graph: Graph) -> Shape:
-    """Return the shape of one item of a data layer's top."""
+def _add_inputs(new: Any, plan: _Plan, model: Model, given: Mapping[str, Shape]) -> List[str]:
+    """Add the Input layer for the data tops that stay, if any do; return what was done."""
+    if not plan.inputs:
+        return []
+    edits = []
+    layer = new.layer.add(name=plan.inputs[0].blob, type="Input", top=[one.blob for one in plan.inputs])
+    for version in plan.inputs:
+        source, name = plan.graph.layers[version.maker], version.blob
+        shape = _item_shape(new, source, version.top, model, plan.graph) or given.get(name)
+        if shape is None:
+            raise Error(f"the file does not tell the size of '{name}'", f"layer '{source.name}'",
+                        f"--input {name}=1,3,224,224 tells the shape")
+        layer.input_param.shape.add(dim=shape)
+        edits.append(f"layer '{source.name}': input '{name}' of {format_shape(shape)}")
+        transform = source.transform_param
+        if transform.mean_value or transform.HasField("mean_file") or transform.HasField("scale"):
+            edits.append(f"layer '{source.name}': its mean and scale are no part of the net now")
+    return edits
+
+
+def _item_shape(net: Any, source: Any, top: int, model: Model, graph: Graph) -> Optional[Shape]:
+    """Return the shape of one item of a data layer's top, None where the file does not tell it."""
     alone = type(net)(layer=[source])
     del alone.layer[0].include[:], alone.layer[0].exclude[:]
-    name = source.top[top]
-    shape = infer(alone, TEST, allow_unknown=True).blobs[name]
-    if shape is None:
-        raise Error(f"the file does not tell the size of '{name}'", f"layer '{source.name}'",
-                    f"--input {name}=1,3,224,224 tells the shape")
-    if source.type in ("Data", "WindowData") and top == 0:
+    shape = infer(alone, TEST, allow_unknown=True).blobs[source.top[top]]
+    if shape is not None and source.type in ("Data", "WindowData") and top == 0:
         return (1, _channels(source, model, graph), *shape[2:])
-    return (1, *shape[1:])
+    return shape and (1, *shape[1:])
 
 
 def _channels(source: Any, model: Model, graph: Graph) -> int:

@@ -39,6 +39,8 @@ def resize_input(model: Model, *, input_shapes: Mapping[str, Shape]) -> PassResu
     net = editable(model.net)
     old = _infos(net)
     edits = [line for name, shape in input_shapes.items() for line in set_shape(net, name, tuple(shape))]
+    if net == model.net:
+        return PassResult(model)
     whole = _whole_planes(net, old)
     pools = [layer for layer in net.layer if layer.type == "Pooling" and layer.name in whole]
     fixed = [(layer, type(layer)()) for layer in pools]

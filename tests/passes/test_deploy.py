@@ -78,6 +78,15 @@ def test_our_training_nets_become_the_builders_deploy_nets_and_come_back(name):
     assert back.net == train.net and compare(back.net, train.net).same
 
 
+@pytest.mark.parametrize("name", ["attention56", "attentionnext56"])
+def test_another_size_is_what_the_builder_makes_of_it(name):
+    config = NETWORKS[name]
+    wanted = build(config, DEPLOY, input_size=320, batch_size=2).net
+    for old in (build(config), build(config, DEPLOY)):
+        done = train_to_deploy(old, input_shapes={"data": (2, 3, 320, 320)})
+        assert done.model.net == wanted and "layer 'ave_pool': global average pooling" in done.edits
+
+
 @pytest.mark.parametrize("name", PAPER_NETS)
 def test_published_files_become_the_builders_training_nets(name):
     config = NETWORKS[name]
@@ -211,6 +220,8 @@ def test_weights_stay_and_tell_the_channels():
     assert list(done.model.net.layer[0].input_param.shape[0].dim) == [1, 1, 8, 8]
     told = train_to_deploy(old, input_shapes={"data": (5, 1, 9, 9)}).model.net
     assert list(told.layer[0].input_param.shape[0].dim) == [5, 1, 9, 9]
+    with pytest.raises(Error, match="layer 'conv': its weights are 4x1x3x3, and the new input asks for 4x3x3x3"):
+        train_to_deploy(old, input_shapes={"data": (5, 3, 9, 9)})
 
 
 def test_old_nets_are_upgraded():
@@ -229,7 +240,7 @@ def test_old_nets_are_upgraded():
 @pytest.mark.parametrize("text, shapes, message", [
     (data("TEST", "scale: 1") + HEAD + LOSS, {},
      "layer 'data': the file does not tell the size of 'data'\nhint: --input"),
-    (data("TEST") + HEAD + LOSS, {"dota": (1,)}, "no data layer makes an input 'dota'\nhint: did you mean 'data'"),
+    (data("TEST") + HEAD + LOSS, {"dota": (1,)}, "the net has no input 'dota'\nhint: did you mean 'data'"),
     (data("TEST") + layer("Accuracy", "data label", "acc"), {}, "nothing would be left of the net"),
     (HEAD, {}, "layer 'conv': it reads blob 'data' in TEST, which no layer makes"),
     (layer("SoftmaxWithLoss", "", "loss"), {}, "nothing would be left of the net"),
