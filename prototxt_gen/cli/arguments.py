@@ -6,17 +6,22 @@ import os
 import re
 import sys
 from dataclasses import replace
-from typing import Any, Dict, Iterable, Tuple
+from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
 
 import click
 
-from prototxt_gen.core.caffemodel import NotBinary, is_hdf5, open_bytes, parse_weights, read_stream, read_weights
+from prototxt_gen.core.caffemodel import (
+    NotBinary, is_hdf5, open_bytes, parse_weights, read_stream, read_weights, with_weights,
+)
 from prototxt_gen.core.caffemodel_dialect import upgrade_in_dialect
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.io import Model, display_name, loads
 from prototxt_gen.nets.configs import NETWORKS
+from prototxt_gen.spec.infer import Shape
+from prototxt_gen.spec.weights import fit_weights
 
+NOTES_SHOWN = 3
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # the tags of layers have them, and texts have not
 
 _MAX_ODD_TEXT = 2**26  # a text may hold such bytes too, but no file of this size is one
@@ -49,6 +54,23 @@ def load_weights(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
     model = _parse_net(data, where, dialect)
     if not model.blobs:
         raise Error("holds no weights", where, "a .caffemodel that Caffe has written is wanted")
+    return model
+
+
+def add_weights(model: Model, argument: str, given: Optional[Mapping[str, Shape]] = None) -> Model:
+    """Return the model with the weights in a file, checked against its layers; what is left out is noted on stderr.
+
+    ``given`` holds shapes of blobs that the net does not tell.
+    """
+    where = display_name(argument)
+    model, notes = with_weights(model, load_weights(argument, model.dialect), where)
+    model, bare = fit_weights(model, given)
+    for note in notes[:NOTES_SHOWN]:
+        click.echo(f"note: {where}: {note}", err=True)
+    if len(notes) > NOTES_SHOWN:
+        click.echo(f"note: {where}: {len(notes) - NOTES_SHOWN} more are left out likewise", err=True)
+    for note in bare:
+        click.echo(f"note: {where}: {note}", err=True)
     return model
 
 

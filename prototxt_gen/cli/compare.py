@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import click
 
-from prototxt_gen.cli.arguments import load_net, load_weights
+from prototxt_gen.cli.arguments import add_weights, load_net
 from prototxt_gen.cli.output import write_stdout
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
 from prototxt_gen.core.errors import Error
@@ -63,7 +63,7 @@ def compare(
     tolerance: float, dialect: str, dialect_b: Optional[str], bn_statistic: Optional[str], root: Optional[str],
     show_all: bool, as_json: bool,
 ) -> int:
-    """Run the nets A and B on the same input, and compare every blob that both make, in A's order; exit 1 if one differs.
+    """Run the nets A and B on the same input and compare all blobs that both make, in A's order; exit 1 if one differs.
 
     A and B are deploy nets, or caffemodels that hold their structure; either may be an ONNX file. The engines caffe,
     numpy (float64, the judge where nothing is installed), onnx (onnxruntime) and opencv run in processes of their own.
@@ -99,14 +99,9 @@ def _side(
 ) -> Side:
     if argument.endswith(".onnx"):
         return Side(argument, "onnx", None, None)
-    from prototxt_gen.core.caffemodel import with_weights
-
-    fork = find_dialect(dialect)
-    model = load_net(argument, dialect=fork)
+    model = load_net(argument, dialect=find_dialect(dialect))
     if weights is not None:
-        model, notes = with_weights(model, load_weights(weights, fork))
-        for note in notes:
-            click.echo(f"note: {display_name(weights)}: {note}", err=True)
+        model = add_weights(model, weights)
     return Side(argument, engine or "numpy", model, bn_statistic)
 
 
@@ -141,7 +136,8 @@ def _read_arrays(path: str, shapes: Mapping[str, Any]) -> Dict[str, Any]:
     try:
         if isinstance(stored, np.ndarray):
             if len(shapes) != 1:
-                raise Error(f"holds one array, and the nets take {len(shapes)}", path, "give an .npz with a name for each")
+                what = f"holds one array, and the nets take {len(shapes)}"
+                raise Error(what, path, "give an .npz with a name for each")
             stored = {next(iter(shapes)): stored}
         lacking = [name for name in shapes if name not in stored]
         if lacking:

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.arguments import input_shapes, load_net, load_weights, read_net
+from prototxt_gen.cli.arguments import add_weights, input_shapes, load_net, read_net
 from prototxt_gen.cli.output import deliver, output_options
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
 from prototxt_gen.core.errors import Error
@@ -90,7 +90,7 @@ def convert(
     read = read_net if passes[0] == "upgrade" else load_net
     model = read(net, dialect=find_dialect(dialect))
     if weights is not None:
-        model = _with_weights(model, weights)
+        model = add_weights(model, weights, values.get("input_shapes"))
     if out_weights is not None and not model.blobs and "seed-weights" not in passes:
         raise Error("--out-weights has nothing to write: no weights were given", hint="give them with --weights FILE")
     results = []
@@ -149,15 +149,6 @@ def _options_for(run: Any, values: Dict[str, Any]) -> Dict[str, Any]:
     from prototxt_gen.passes.base import options_of
 
     return {option: values[option] for option in options_of(run) if option in values}
-
-
-def _with_weights(model: Model, path: str) -> Model:
-    from prototxt_gen.core.caffemodel import with_weights
-
-    model, notes = with_weights(model, load_weights(path, model.dialect))
-    for note in notes:
-        click.echo(f"note: {display_name(path)}: {note}", err=True)
-    return model
 
 
 def _write_weights(path: Optional[str], model: Model, layout: str, given: Optional[str]) -> None:

@@ -11,7 +11,7 @@ from prototxt_gen.cli.arguments import add_weights, input_shapes, load_net
 from prototxt_gen.cli.output import deliver
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
 from prototxt_gen.core.errors import Error
-from prototxt_gen.core.io import Model, display_name, write_whole
+from prototxt_gen.core.io import write_whole
 
 ONNX_ONLY = {"weights": "--weights", "bn_statistic": "--bn-statistic", "batch": "--batch", "inputs": "--input",
              "opset": "--opset"}

@@ -30,7 +30,8 @@ def train(
     """Train with a SOLVER prototxt.
 
     Runs caffe train in the current directory. Its log goes to a file, and iterations, losses, tests, snapshots and
-    warnings to standard error; the accuracy reached comes at the end. Ctrl-C lets Caffe write a snapshot and stop; a second one kills it.
+    warnings to standard error; the accuracy reached comes at the end. Ctrl-C lets Caffe write a snapshot and stop; a
+    second one kills it.
     """
     plan = launch.plan(solver, caffes.find(root), cpu=cpu, gpu=gpu, snapshot=snapshot, weights=weights, log=log)
     if plan.solver_text is not None:

@@ -91,7 +91,8 @@ def run_onnx_file(
 
 
 def _check_weights(model: Model, where: str) -> None:
-    lacking = [one.name for one in infer(model.net, TEST, where=where).layers if one.params and one.name not in model.blobs]
+    layers = infer(model.net, TEST, where=where).layers
+    lacking = [one.name for one in layers if one.params and one.name not in model.blobs]
     if lacking:
         more = f" and {len(lacking) - 1} more layers" if len(lacking) > 1 else ""
         hint = "give them with --weights FILE; convert --pass seed-weights --out-weights FILE draws some"
@@ -159,4 +160,5 @@ def _need(package: str, engine: str) -> None:
 
     if importlib.util.find_spec(package) is None:
         extra = "onnx,engines" if engine == "onnx" else "engines"
-        raise Error(f"the engine {engine} needs the Python package {package}", hint=f"pip install 'prototxt-gen[{extra}]'")
+        hint = f"pip install 'prototxt-gen[{extra}]'"
+        raise Error(f"the engine {engine} needs the Python package {package}", hint=hint)

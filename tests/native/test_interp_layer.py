@@ -1,6 +1,5 @@
 """Interp inside Caffe: the forms of its size, the second bottom, and what it refuses."""
 
-import numpy as np
 import pytest
 
 FORMS = "exactly one of a second bottom, zoom_factor, shrink_factor, or height and width"
