@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from prototxt_gen.core import wire
 from prototxt_gen.core.caffemodel_blobs import MAX_SIZE, read_blob, real_shape
-from prototxt_gen.core.caffemodel_dialect import check_dialect
+from prototxt_gen.core.caffemodel_dialect import check_dialect, upgrade_in_dialect
 from prototxt_gen.core.caffemodel_write import write_weights
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
 from prototxt_gen.core.errors import Error
@@ -119,10 +119,11 @@ def with_weights(model: Model, weights: Model, where: str = "") -> Tuple[Model, 
     """
     if not weights.blobs:
         raise Error("holds no weights", where, "a .caffemodel that Caffe has written is wanted")
-    names = {layer.name for layer in model.net.layer}
+    layers = upgrade_in_dialect(model.net).message.layer
+    names = {layer.name for layer in layers}
     blobs = {name: arrays for name, arrays in weights.blobs.items() if name in names}
     owners: Dict[str, Any] = {}
-    for layer in model.net.layer:
+    for layer in layers:
         shared = [spec.name for spec in layer.param]
         if layer.name not in blobs and shared and all(name in owners for name in shared):
             blobs[layer.name] = tuple(owners[name] for name in shared)

@@ -245,6 +245,13 @@ def test_with_weights_matches_names():
         with_weights(Model(net), Model(net))
 
 
+@pytest.mark.parametrize("text", [V0, V1, V2], ids=["V0", "V1", "V2"])
+def test_weights_of_any_age_go_into_nets_of_any_age(text):
+    net = replace(parse(text), blobs={})
+    for weights in map(parse, (V0, V1, V2)):
+        assert same_blobs(with_weights(net, weights)[0].blobs, weights.blobs)
+
+
 def test_shared_parameters_stand_with_their_owner():
     spec = 'param { name: "w" } param { name: "b" }'
     net = loads(f'layer {{ name: "a" {spec} }} layer {{ name: "p" {spec} }}', NetParameter)
