@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Optional, Set
 
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.spec.shapes import Shape, format_shape
+from prototxt_gen.spec.shapes import Shape, format_shape, plural
 
 SHAPED = {"Input": "input_param", "DummyData": "dummy_data_param"}  # a shape for each top, or one for all
 CROPPED = {"Data", "ImageData", "WindowData"}  # their first top is an image, cut to crop_size
@@ -40,7 +40,8 @@ def _set_field(net: Any, index: int, shape: Shape) -> str:
     if not net.input_shape:
         dims = list(net.input_dim)
         if len(dims) != 4 * len(net.input):
-            raise Error(f"{len(net.input)} inputs have {len(dims)} values of input_dim", hint="write four for each")
+            what = f"input_dim has {len(dims)} values for {plural(len(net.input), 'input')}"
+            raise Error(what, hint="write four for each")
         if len(shape) == 4:
             net.input_dim[4 * index:4 * index + 4] = shape
             return format_shape(dims[4 * index:4 * index + 4])

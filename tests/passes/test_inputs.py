@@ -137,6 +137,10 @@ RESIZE_REFUSALS = {
         "its size is given by num, channels, height and width"),
     "an Input without shapes": (layer("Input", "", "", "a b"), {"a": (1,)}, "it gives none of its tops a shape"),
     "too few dims": ('input: "data" input_dim: 1 ' + IP, {"data": (1, 2)}, "input 'data' has 1 of 4 values"),
+    "too many dims": ('input: "data"' + " input_dim: 1" * 5, {"data": (1, 2, 3, 4)},
+                      "input_dim has 5 values for 1 input\n"),
+    "a shape for one of two": ('input: "a" input: "b" input_shape { dim: 1 }' + " input_dim: 1" * 8, {"b": (1,)},
+                               "input 'b' has no input_shape"),
     "an Interp that cannot follow": (
         image(1, 3, 4, 4) + layer("Interp", UP), {"data": (1, 3, 5, 5)},
         "layer 'layer': its size 8x8 is fixed, and what it should be now is not known: no earlier blob has that plane"),
