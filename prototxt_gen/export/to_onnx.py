@@ -18,7 +18,7 @@ from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TEST, layers_in, net_state
 from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade import upgrade_net
-from prototxt_gen.export.onnx_ops.layer import Dims, Layer, Names, Tensor, converters
+from prototxt_gen.export.onnx_ops.layer import FIX_BATCH, Dims, Layer, Names, Tensor, converters
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
 from prototxt_gen.spec.shapes import Shape, format_shape
 
@@ -28,7 +28,6 @@ MOST_BYTES = 2**31 - 2**24  # of weights: protobuf's limit for a message is 2 GB
 BATCH = "N"
 DATA_TYPES = ("AnnotatedData", "Data", "DummyData", "HDF5Data", "ImageData", "MemoryData", "WindowData")
 TO_DEPLOY = "prototxt-gen convert NET --pass train-to-deploy makes a net that takes inputs and gives predictions"
-FIX_BATCH = "--batch N exports one batch size"
 
 
 def to_onnx(

@@ -265,6 +265,8 @@ def test_equal_nets_give_equal_bytes():
 PLANES = image((2, 4, 5, 5))
 FULL = layer("InnerProduct", "inner_product_param { num_output: 2 }")
 ONES = np.ones((2, 100), np.float32), np.ones(2, np.float32)
+# A blob "rows" of which the batch is the height.
+TURNED = PLANES + layer("Reshape", "reshape_param { shape { dim: 1 dim: 1 dim: -1 dim: 100 } }", top="rows", name="r")
 REFUSALS = {
     "no weights": (PLANES + FULL, {}, {}, "layer 'layer' (InnerProduct): it has no weights", "--weights FILE"),
     "half of the weights": (PLANES + FULL, dict(layer=ONES[:1]), {}, "it has 1 parameter blobs, and", "this net's"),
@@ -294,7 +296,20 @@ REFUSALS = {
     "shape of one batch": (PLANES + layer("Reshape", "reshape_param { shape { dim: 4 dim: 50 } }"), {},
                            dict(dynamic_batch=True), "with 4 in place of 2, layer 'layer' (Reshape)", "--batch N"),
     "argmax over the batch": (PLANES + layer("ArgMax", "argmax_param { axis: 0 }"), {}, dict(dynamic_batch=True),
-                              "the batch cannot be dynamic here: it works along axis 0", "--batch N"),
+                              "the batch cannot be dynamic here: it stands in an axis that the layer", "--batch N"),
+    "crop along the batch": (PLANES + image((1, 1, 2, 2), "like")
+                             + layer("Crop", 'bottom: "like" crop_param { axis: 0 }'), {}, dict(dynamic_batch=True), "it stands in an axis that the layer works", "--batch N"),
+    "batch in two axes": (TURNED + image((2,), "index")
+                          + layer("BatchReindex", 'bottom: "index"', bottom="rows", top="both", name="choose")
+                          + layer("Reshape", "reshape_param { shape { dim: 1 } axis: 0 num_axes: 0 }", bottom="both"),
+                          {}, dict(dynamic_batch=True), "it stands in several axes", "--batch N"),
+    "size of the batch": (TURNED + layer("Interp", 'bottom: "rows"'), {}, dict(dynamic_batch=True),
+                          "layer 'layer' (Interp): the batch cannot be dynamic here", "--batch N"),
+    **{kind: (TURNED + layer(kind, settings, bottom="rows"), {}, dict(dynamic_batch=True),
+              f"layer 'layer' ({kind}): the batch cannot be dynamic here", "--batch N")
+       for kind, settings in (("Pooling", "pooling_param { kernel_size: 1 }"), ("ArgMax", ""),
+                              ("SPP", "spp_param { pyramid_height: 1 }"),
+                              ("Interp", "interp_param { height: 3 width: 3 }"))},
     "no batch": (image(()) + layer("ReLU"), {}, dict(dynamic_batch=True), "no input has a batch axis", "--batch N"),
 }
 

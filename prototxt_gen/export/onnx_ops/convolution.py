@@ -33,7 +33,7 @@ class _Window:
         self.layer, self.group = layer, param.group
         self.axis = param.axis % len(layer.shape)
         self.spatial = len(layer.shape) - self.axis - 1
-        self.plane = layer.shape[self.axis + 1:] or (1,)
+        self.plane = layer.fixed(layer.bottoms[0], self.axis + 1) or (1,)
         self.kernel = layer.blobs[0].shape[2:] or (1,)
         self.strides = self._per_axis(param.stride, param, "stride_h", "stride_w", 1)
         self.pads = self._per_axis(param.pad, param, "pad_h", "pad_w", 0)

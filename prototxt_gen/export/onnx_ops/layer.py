@@ -12,6 +12,7 @@ from prototxt_gen.spec.shapes import Shape
 
 Dim = Union[int, str]  # a size, or the name of one that only a run tells, such as 'N'
 Dims = Tuple[Dim, ...]
+FIX_BATCH = "--batch N exports one batch size"
 
 
 class Tensor(NamedTuple):
@@ -117,8 +118,7 @@ class Layer:
         target = [one if isinstance(one, int) else 0 if dims[i: i + 1] == (one,) else -1
                   for i, one in enumerate(wanted)]
         if target.count(-1) > 1:
-            raise self.error("the batch cannot be dynamic here: it stands in several dimensions",
-                             "--batch N exports one batch size")
+            raise self.error("the batch cannot be dynamic here: it stands in several axes", FIX_BATCH)
         return self.op("Reshape", x, self.integers("shape", target))
 
     def multiply(self, x: str, factor: float, role: str = "factor") -> str:
@@ -129,12 +129,12 @@ class Layer:
         """Add a number; nothing is added for 0."""
         return x if summand == 0 else self.op("Add", x, self.floats(role, summand))
 
-    def fixed(self, bottom: int, axis: int) -> int:
-        """Return the size of a bottom's axis, which must be known in the file; Error for a dynamic batch."""
-        if isinstance(self.bottoms[bottom].dims[axis], str):
-            raise self.error(f"the batch cannot be dynamic here: it works along axis {axis}",
-                             "--batch N exports one batch size")
-        return self.bottoms[bottom].shape[axis]
+    def fixed(self, tensor: Tensor, first: int, last: Optional[int] = None) -> Shape:
+        """Return sizes of a bottom or top, from axis ``first`` up to ``last``; Error where the open batch is one."""
+        if any(isinstance(one, str) for one in tensor.dims[first:last]):
+            raise self.error("the batch cannot be dynamic here: it stands in an axis that the layer works along",
+                             FIX_BATCH)
+        return tensor.shape[first:last]
 
     def error(self, what: str, hint: str = "") -> Error:
         """Return an Error that names the layer."""

@@ -26,8 +26,9 @@ def pooling(layer: Layer) -> Sequence[str]:
         raise layer.error("stochastic pooling has no ONNX operator", "pool: AVE or MAX can be exported")
     if param.global_pooling and len(layer.tops) == 1:
         return layer.op("GlobalMaxPool" if param.pool == param.MAX else "GlobalAveragePool", layer.x)
-    kernel, stride, pad = _settings(param, layer.shape[2:])
-    plane = _Plane(layer.shape[2:], layer.tops[0].shape[2:], kernel, stride, pad)
+    size = layer.fixed(layer.bottoms[0], 2)
+    kernel, stride, pad = _settings(param, size)
+    plane = _Plane(size, layer.tops[0].shape[2:], kernel, stride, pad)
     if param.pool == param.AVE:
         return plane.average(layer, layer.x)
     return plane.maximum(layer, layer.x, len(layer.tops))
@@ -39,7 +40,7 @@ def spp(layer: Layer) -> str:
     # Here and not above: a rule's module must not come before the registry of rules has begun to load.
     from prototxt_gen.spec.ops.pooling import pooled
 
-    param, size = layer.proto.spp_param, layer.shape[2:]
+    param, size = layer.proto.spp_param, layer.fixed(layer.bottoms[0], 2)
     if param.pool == param.STOCHASTIC:
         raise layer.error("stochastic pooling has no ONNX operator", "pool: AVE or MAX can be exported")
     levels = []

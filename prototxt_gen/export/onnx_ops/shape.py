@@ -23,11 +23,11 @@ def silence(layer: Layer) -> List[str]:
 @converters.add("Interp")
 def interp(layer: Layer) -> str:
     """Resize to the size that ``spec.infer`` found, after a crop by pad_beg and pad_end; equal sizes copy exactly."""
-    param, plane = layer.proto.interp_param, list(layer.shape[2:])
+    param, plane = layer.proto.interp_param, list(layer.fixed(layer.bottoms[0], 2))
     starts = [-param.pad_beg] * 2
     ends = [size + param.pad_end for size in plane]
     x = _cut(layer, layer.x, [2, 3], starts, ends, plane)
-    wanted = list(layer.tops[0].shape[2:])
+    wanted = list(layer.fixed(layer.tops[0], 2))
     if [end - start for start, end in zip(starts, ends)] == wanted:
         return x
     return layer.op("Resize", x, "", "", layer.integers("size", wanted), axes=[2, 3], mode="linear",
@@ -49,8 +49,7 @@ def slice_layer(layer: Layer) -> Sequence[str]:
     if len(layer.tops) == 1:
         return layer.x
     axis = _old_axis(layer.proto.slice_param, "slice_dim", len(layer.shape))
-    layer.fixed(0, axis)
-    sizes = layer.integers("sizes", [top.shape[axis] for top in layer.tops])
+    sizes = layer.integers("sizes", [layer.fixed(top, axis, axis + 1)[0] for top in layer.tops])
     return layer.ops("Split", [layer.x, sizes], len(layer.tops), axis=axis)
 
 
@@ -76,10 +75,13 @@ def crop(layer: Layer) -> str:
     axes = list(range(param.axis % len(layer.shape), len(layer.shape)))
     offsets = list(param.offset) or [0]
     offsets *= len(axes) if len(offsets) == 1 else 1
-    if axes[0] == 0 and offsets[0] == 0 and layer.bottoms[0].dims[0] == like.dims[0]:
-        axes, offsets = axes[1:], offsets[1:]  # nothing is cut, whatever the batch
-    plane = [layer.fixed(0, axis) for axis in axes]
-    ends = [offset + layer.fixed(1, axis) for axis, offset in zip(axes, offsets)]
+    while axes and offsets[0] == 0 and layer.bottoms[0].dims[axes[0]] == like.dims[axes[0]]:
+        axes, offsets = axes[1:], offsets[1:]  # nothing is cut there, whatever the batch
+    if not axes:
+        return layer.x
+    first, last = axes[0], len(layer.shape)
+    plane = layer.fixed(layer.bottoms[0], first)
+    ends = [offset + size for offset, size in zip(offsets, layer.fixed(like, first, last))]
     return _cut(layer, layer.x, axes, offsets, ends, plane)
 
 
@@ -107,10 +109,10 @@ def argmax(layer: Layer) -> str:
     param, bottom, top = layer.proto.argmax_param, layer.bottoms[0], layer.tops[0]
     if param.HasField("axis"):
         axis = param.axis % len(bottom.shape)
-        values, places = _largest(layer, layer.x, axis, layer.fixed(0, axis))
+        values, places = _largest(layer, layer.x, axis, layer.fixed(bottom, axis, axis + 1)[0])
         return values if param.out_max_val else places
-    rows = (bottom.dims[0], count(bottom.shape, 1))
-    values, places = _largest(layer, layer.reshape(layer.x, bottom.dims, rows), 1, count(bottom.shape, 1))
+    row = count(layer.fixed(bottom, 1))
+    values, places = _largest(layer, layer.reshape(layer.x, bottom.dims, (bottom.dims[0], row)), 1, row)
     pair = (bottom.dims[0], (1 + param.out_max_val) * param.top_k)
     y = layer.op("Concat", places, values, axis=1) if param.out_max_val else places
     return layer.reshape(y, pair, top.dims)
