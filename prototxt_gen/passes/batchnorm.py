@@ -25,7 +25,7 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model
 from prototxt_gen.passes.base import PassResult, Skipped, registry
 from prototxt_gen.passes.batchnorm_layers import merge_layer, param_names, split_layer
-from prototxt_gen.passes.chain import Chain, coverage
+from prototxt_gen.passes.chain import Chain, coverage, loss_of
 from prototxt_gen.passes.norms import INV_STD, inverse_std, moments, need_bn, statistic_of, vectors, why_no_affine
 
 ROUNDING = 1e-6  # a relative change of gamma that float32 explains
@@ -77,7 +77,8 @@ def merge_bn(model: Model, *, bn_statistic: Optional[str] = None) -> PassResult:
     layers = chain.indices("BatchNorm")
     need_bn(model, layers)
     pairs = {index: _scale_of(chain, index) for index in layers}
-    reasons = {index: _why_unmerged(chain, index) for index in layers}
+    trains = bool(layers) and loss_of(model.net) is not None
+    reasons = {index: _why_unmerged(chain, index, pairs[index][0] if trains else None) for index in layers}
     _refuse_open_sharing(chain, pairs, reasons)
     merged: Dict[str, Any] = {}
     for index in layers:
@@ -177,12 +178,18 @@ def _scale_of(chain: Chain, index: int) -> Tuple[Optional[int], str]:
     return (None, f"its Scale stays: {wrong}") if wrong else (readers[0], "")
 
 
-def _why_unmerged(chain: Chain, index: int) -> str:
+def _why_unmerged(chain: Chain, index: int, learning: Optional[int]) -> str:
+    """Say why a BatchNorm stays; ``learning``: its Scale in a net for training."""
     layer = chain.layers[index]
     param = layer.batch_norm_param
     train_only = bool(layer.include) and all(rule.HasField("phase") and rule.phase == 0 for rule in layer.include)
     if param.HasField("use_global_stats") and not param.use_global_stats and not train_only:
         return "it normalises by each batch in TEST, too (use_global_stats: false), which BN cannot"
+    if param.use_global_stats and learning is not None:
+        scale = chain.layers[learning]
+        rates = [spec.lr_mult for spec in scale.param] + [1, 1]
+        if any(rates[:1 + scale.scale_param.bias_term]):
+            return "its statistics are fixed while its Scale learns, which BN cannot"
     if param.eps <= 0:
         return "its eps is 0, which BN refuses"
     if not 0 <= param.moving_average_fraction <= 1:

@@ -33,9 +33,10 @@ def split_layer(layer: Any, scale_name: str) -> Tuple[Any, Any]:
         norm.batch_norm_param.eps = param.eps
     if param.frozen:
         norm.batch_norm_param.use_global_stats = True
-    if given:
-        for position in range(3):
-            _add_fixed(norm, layer.param[2 + position] if position < 2 and given > 2 + position else None)
+    if given > 2:
+        # Without them BatchNorm sees to its statistics by itself, as BN does.
+        for position in (2, 3, 4):
+            _add_fixed(norm, layer.param[position] if position < min(given, 4) else None)
         if given > 3 and layer.param[3].name:
             norm.param[2].name = f"{layer.param[3].name}/factor"
     scale.param.extend(layer.param[:2])
@@ -80,22 +81,20 @@ def merge_layer(layer: Any, scale: Optional[Any]) -> Any:
     else:
         bn.loss_weight.extend(scale.loss_weight)
         _merge_scale(bn, scale)
-    statistics = type(layer)()
-    for position in range(2 if layer.param else 0):
-        _add_fixed(statistics, layer.param[position] if position < len(layer.param) else None)
-    _strip(statistics)
-    if bn.bn_param.frozen and not statistics.param:
+    if layer.param:
+        while len(bn.param) < 2:
+            bn.param.add()
+        for position in range(2):
+            _add_fixed(bn, layer.param[position] if position < len(layer.param) else None)
+    elif bn.bn_param.frozen:
         _strip(bn)
-    while statistics.param and len(bn.param) < 2:
-        bn.param.add()
-    bn.param.extend(statistics.param)
     return bn
 
 
 def _merge_scale(bn: Any, scale: Any) -> None:
     """Copy what a Scale says of gamma and beta."""
     given = scale.scale_param
-    bn.param.extend(scale.param[:2])
+    bn.param.extend(scale.param[:1 + given.bias_term])
     if not given.HasField("filler"):
         bn.bn_param.slope_filler.type = "constant"
         bn.bn_param.slope_filler.value = 1
@@ -110,14 +109,14 @@ def _merge_scale(bn: Any, scale: Any) -> None:
         bn.param.append(_spec(bn, 0, 0))
 
 
-def _strip(layer: Any) -> None:
-    """Take away trailing ``param { lr_mult: 0 }``: what split-bn writes where the BN itself has no ``param``.
+def _strip(bn: Any) -> None:
+    """Take away trailing ``param { lr_mult: 0 }``: split-bn writes them for a frozen BN that has no ``param``.
 
-    One from a file has its ``decay_mult``, too. BN sees to its statistics by itself, and a frozen one to its slope.
+    One from a file has its ``decay_mult``, too.
     """
-    automatic = _spec(layer, 0)
-    while layer.param and layer.param[-1] == automatic:
-        del layer.param[-1]
+    automatic = _spec(bn, 0)
+    while bn.param and bn.param[-1] == automatic:
+        del bn.param[-1]
 
 
 def param_names(layer: Any, number: int) -> List[str]:
@@ -133,10 +132,9 @@ def _spec(layer: Any, lr_mult: float, decay_mult: Optional[float] = None) -> Any
 
 
 def _add_fixed(layer: Any, spec: Optional[Any]) -> None:
-    """Add a copy of ``spec`` that learns nothing, or the one that Caffe itself would add."""
-    added = layer.param.add(lr_mult=0)
-    if spec is None:
-        return
-    added.CopyFrom(spec)
-    if spec.lr_mult:
+    """Add a ``param`` that learns nothing: a copy of ``spec``, or one of zeros."""
+    added = layer.param.add()
+    if spec is not None:
+        added.CopyFrom(spec)
+    if spec is None or spec.lr_mult:
         added.lr_mult = added.decay_mult = 0

@@ -281,20 +281,27 @@ def coverage(done: str, counts: Mapping[str, Tuple[int, int]]) -> str:
     return f"{done} {', '.join(parts)}" if parts else ""
 
 
-def refuse_training(net: Any, what_differs: str) -> None:
-    """Raise Error for a net that can be trained: it has a loss in TRAIN, and all that its layers read.
+def loss_of(net: Any) -> Optional[str]:
+    """Return the name of the loss of a net that can be trained; None for others.
 
-    A net that says ``state { phase: TEST }`` is for TEST, whatever it holds.
+    Such a net has a loss in TRAIN, and all that its layers read. One that says ``state { phase: TEST }`` is for TEST,
+    whatever it holds.
     """
     if net.HasField("state") and net.state.HasField("phase") and net.state.phase == TEST:
-        return
+        return None
     made, loss = set(net.input), None
     for layer in layers_in(net, net_state(TRAIN, net)):
         if not made.issuperset(layer.bottom):
-            return
+            return None
         made.update(layer.top)
         if layer.type.endswith("Loss") or any(layer.loss_weight):
             loss = loss or layer.name
+    return loss
+
+
+def refuse_training(net: Any, what_differs: str) -> None:
+    """Raise Error for a net that can be trained."""
+    loss = loss_of(net)
     if loss is not None:
         hint = "--pass train-to-deploy first"
         raise Error(f"the net is for training, and there {what_differs}: it ends in a loss", f"layer '{loss}'", hint)

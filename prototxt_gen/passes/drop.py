@@ -18,7 +18,10 @@ from prototxt_gen.passes.chain import Chain, coverage, refuse_training
 
 @registry.add("drop-dropout")
 def drop_dropout(model: Model) -> PassResult:
-    """Take out every Dropout. Raises Error for a net for training, where Dropout does drop."""
+    """Take out every Dropout.
+
+    Raises Error for a net for training, where Dropout does drop.
+    """
     if any(layer.type == "Dropout" for layer in model.net.layer):
         refuse_training(model.net, "Dropout drops values")
     return _drop(model, "Dropout")
@@ -26,7 +29,7 @@ def drop_dropout(model: Model) -> PassResult:
 
 @registry.add("drop-split")
 def drop_split(model: Model) -> PassResult:
-    """Take out every Split, in nets for training too: there Caffe adds its own again."""
+    """Take out every Split: Caffe adds its own where it needs them."""
     return _drop(model, "Split")
 
 

@@ -39,7 +39,8 @@ def fold_bn(model: Model, *, bn_statistic: Optional[str] = None) -> PassResult:
     Without weights the structure alone is folded. ``bn_statistic``: what BN's fourth blob holds, "inv-std" or
     "variance"; by default what the dialect says. Raises Error for a net for training, where BN follows each batch.
     """
-    refuse_training(model.net, "BN follows each batch")
+    if any(layer.type in FOLDED for layer in model.net.layer):
+        refuse_training(model.net, "BN follows each batch")
     need_bn(model, [index for index, layer in enumerate(model.net.layer) if layer.type == "BN"])
     run = _Fold(model, Chain(model), bn_statistic)
     norms = run.chain.indices(*FOLDED)

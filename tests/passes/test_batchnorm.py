@@ -30,7 +30,7 @@ SPLITS = {
         param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
         param { lr_mult: 0 decay_mult: 0 } param { lr_mult: 0 decay_mult: 0 }
         bn_param { slope_filler { type: "constant" value: 1 } bias_filler { type: "constant" value: 0.5 } }""", """
-        param { lr_mult: 0 decay_mult: 0 } param { lr_mult: 0 decay_mult: 0 } param { lr_mult: 0 }
+        param { lr_mult: 0 decay_mult: 0 } param { lr_mult: 0 decay_mult: 0 } param { lr_mult: 0 decay_mult: 0 }
         batch_norm_param { moving_average_fraction: 0.9 } }""", """
         param { lr_mult: 1 decay_mult: 1 } param { lr_mult: 2 decay_mult: 0 }
         scale_param { filler { type: "constant" value: 1 } bias_term: true
@@ -40,7 +40,6 @@ SPLITS = {
         param { lr_mult: 0 } param { lr_mult: 0 }
         scale_param { filler { value: 0 } bias_term: true } }"""),
     "frozen with a learning rate": ("param { lr_mult: 1 decay_mult: 1 } bn_param { frozen: true }", """
-        param { lr_mult: 0 } param { lr_mult: 0 } param { lr_mult: 0 }
         batch_norm_param { use_global_stats: true moving_average_fraction: 0.9 } }""", """
         param { lr_mult: 0 decay_mult: 1 } param { lr_mult: 0 }
         scale_param { filler { value: 0 } bias_term: true } }"""),
@@ -104,7 +103,7 @@ def test_learning_rates_of_statistics_are_taken_away():
                  'param { name: "v" decay_mult: 3 } }')
     result = split(replace(model, net=_named(model.net, "m")))
     rates = [(one.name, one.lr_mult, one.decay_mult) for one in result.model.net.layer[1].param]
-    assert rates == [("m", 0, 0), ("v", 0, 0), ("v/factor", 0, 1)]
+    assert rates == [("m", 0, 0), ("v", 0, 0), ("v/factor", 0, 0)]
     assert "lr_mult of the statistics was not 0" in result.edits[1]
 
 
@@ -204,6 +203,19 @@ def test_merge_refuses(reason, text):
 def test_merge_takes_batch_statistics_of_training_layers():
     result = merge(read(DATA + NORM % "include { phase: TRAIN } batch_norm_param { use_global_stats: false }"))
     assert result.model.net.layer[1].type == "BN" and not result.model.net.layer[1].bn_param.frozen
+
+
+def test_fixed_statistics_with_a_scale_that_learns():
+    loss = 'layer { name: "loss" type: "EuclideanLoss" bottom: "y" bottom: "data" top: "loss" }'
+    norm = NORM % "batch_norm_param { use_global_stats: true }"
+    biased = "scale_param { bias_term: true }"
+    for rates in ("", "param { lr_mult: 0 }"):
+        model = read(DATA + norm + SCALE % (rates + biased) + loss)
+        assert [one.reason for one in merge(model).skipped] == [
+            "its statistics are fixed while its Scale learns, which BN cannot"]
+        assert merge(read(DATA + norm + SCALE % (rates + biased))).edits  # for TEST it makes no difference
+    for rest in ("param { lr_mult: 0 }", 2 * "param { lr_mult: 0 }" + biased):
+        assert merge(read(DATA + norm + SCALE % rest + loss)).edits
 
 
 def test_a_batch_norm_in_place_renames_what_stands_before_it():

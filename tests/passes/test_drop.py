@@ -21,7 +21,7 @@ spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).pare
 random_nets = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(random_nets)
 
-quick = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 TYPES = ("Dropout", "Dropout", "Split", "Split", "ReLU", "Eltwise", "Convolution", "Concat", "Power")
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 4 } } }\n'
 drop_dropout, drop_split = registry.find("drop-dropout"), registry.find("drop-split")

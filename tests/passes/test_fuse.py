@@ -19,7 +19,7 @@ spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).pare
 random_nets = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(random_nets)
 
-quick = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 4 } } }\n'
 fuse, seed = registry.find("fuse-scale"), registry.find("seed-weights")
 
