@@ -14,7 +14,7 @@ from prototxt_gen.core.caffemodel import (
     NotBinary, is_hdf5, open_bytes, parse_weights, read_stream, read_weights, with_weights,
 )
 from prototxt_gen.core.caffemodel_dialect import upgrade_in_dialect
-from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
+from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, Dialect
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.io import Model, display_name, loads
 from prototxt_gen.nets.configs import NETWORKS
@@ -25,6 +25,12 @@ NOTES_SHOWN = 3
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # the tags of layers have them, and texts have not
 
 _MAX_ODD_TEXT = 2**26  # a text may hold such bytes too, but no file of this size is one
+
+
+dialect_option = click.option(
+    "--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name, show_default=True,
+    help="The fork that wrote NET; it matters where NET is binary.",
+)
 
 
 def load_net(argument: str, quiet: bool = False, dialect: Dialect = DEFAULT_DIALECT) -> Model:

@@ -8,7 +8,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.arguments import load_net
+from prototxt_gen.cli.arguments import dialect_option, load_net
+from prototxt_gen.core.dialects import find_dialect, in_full_schema
 from prototxt_gen.core.errors import Error
 from prototxt_gen.nets.configs import NETWORKS
 
@@ -20,8 +21,9 @@ PAPER_NETWORKS = [name for name, config in NETWORKS.items() if not config.recons
 @click.option("--paper", is_flag=True, help="Table 2 of the paper row by row, and the published file layer by layer.")
 @click.option("--as", "network", type=click.Choice(PAPER_NETWORKS),
               help="What NET means to be.  [default: by its name]")
+@dialect_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
-def check(nets: Tuple[str, ...], paper: bool, network: Optional[str], as_json: bool) -> int:
+def check(nets: Tuple[str, ...], paper: bool, network: Optional[str], dialect: str, as_json: bool) -> int:
     """Compare nets with the paper; exit 1 if one fails.
 
     NET is a prototxt, a caffemodel, - or a network's name; it is looked at with one image of 224x224. Where the
@@ -33,8 +35,8 @@ def check(nets: Tuple[str, ...], paper: bool, network: Optional[str], as_json: b
         raise Error("nothing to check against", hint="check NET --paper")
     results: Dict[str, List[Any]] = {}
     for net in nets:
-        model = load_net(net)
-        results[net] = check_paper(model.net, which_network(model.net, network, net), net)
+        message = in_full_schema(load_net(net, dialect=find_dialect(dialect)).net)
+        results[net] = check_paper(message, which_network(message, network, net), net)
     failed = [net for net, rows in results.items() if any(row.verdict == FAIL for row in rows)]
     if as_json:
         document = {net: [dataclasses.asdict(row) for row in rows] for net, rows in results.items()}

@@ -56,7 +56,7 @@ class ConvertCommand(click.Command):
 @click.option("--input", "inputs", multiple=True, metavar="BLOB=N,C,H,W", help="The shape of an input.")
 @click.option("--map", "map_file", metavar="FILE", help="rename: a file of old and new names.")
 @click.option("--rename", "renames", multiple=True, metavar="PATTERN=NEW",
-              help="rename: a regular expression that fits a whole name, and the new name.")
+              help="rename: a name, or a regular expression, and what takes the place of what it fits.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="The batch size.")
 @click.option("--to", type=click.Choice(list(DIALECTS)), help="dialect: the dialect to write.")
 @click.option("--phase", type=click.Choice(["train", "test"]), help="split-phases: the phase to keep.")
@@ -97,6 +97,9 @@ def convert(
     for name, run in chosen:
         result = run(model, **_options_for(run, values))
         results.append((name, result))
+        if result.model.dialect is not model.dialect and result.model.dialect.bn_statistic:
+            # It told of the model as it was read.
+            values.pop("bn_statistic", None)
         model = result.model
         _tell(name, result, verbose)
     text = model.dumps()

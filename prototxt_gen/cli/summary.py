@@ -9,8 +9,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.arguments import input_shapes, load_net
+from prototxt_gen.cli.arguments import dialect_option, input_shapes, load_net
 from prototxt_gen.cli.output import write_stdout
+from prototxt_gen.core.dialects import find_dialect, in_full_schema
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import PHASES
 
@@ -32,11 +33,13 @@ WIDTH = 80
 @click.option("--gpu-gib", type=float, metavar="G", help="Also the largest batch that fits into G GiB.")
 @click.option("--solver", "solver_type", default="Nesterov", show_default=True, metavar="TYPE",
               help="Solver type, for the history it keeps.")
+@dialect_option
 @click.option("--csv", "as_csv", is_flag=True, help="One line per layer or group, with commas.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: every layer, blob and parameter.")
 def summary(
     net: str, phase: Optional[str], depth: int, inputs: Tuple[str, ...], stages: Tuple[str, ...], allow_unknown: bool,
-    show_memory: bool, batch: Optional[int], gpu_gib: Optional[float], solver_type: str, as_csv: bool, as_json: bool,
+    show_memory: bool, batch: Optional[int], gpu_gib: Optional[float], solver_type: str, dialect: str,
+    as_csv: bool, as_json: bool,
 ) -> None:
     """Show what a net is made of, without running it.
 
@@ -50,7 +53,8 @@ def summary(
 
     if gpu_gib is not None and not gpu_gib > 0:
         raise Error(f"--gpu-gib {gpu_gib:g} is no amount of memory")
-    proto = load_net(net).net
+    # In the full schema, because what counts memory and batches reads fields that some forks lack.
+    proto = in_full_schema(load_net(net, dialect=find_dialect(dialect)).net)
     at_phase = PHASES[phase] if phase else default_phase(proto)
     options = dict(given=input_shapes(inputs), stages=stages, allow_unknown=allow_unknown, where=net)
     info = infer(with_batch(proto, batch) if batch else proto, at_phase, **options)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from prototxt_gen.core.caffemodel_dialect import upgrade_in_dialect
 from prototxt_gen.core.io import Model
-from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.passes.base import PassResult, registry
 
 
 @registry.add("upgrade")
 def upgrade(model: Model) -> PassResult:
     """Return the net as Caffe's own upgrade tools do; a current net comes back as it is."""
-    upgraded = upgrade_net(model.net)
+    upgraded = upgrade_in_dialect(model.net)
     return PassResult(replace(model, net=upgraded.message), tuple(upgraded.notes))

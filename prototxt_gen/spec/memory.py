@@ -144,7 +144,8 @@ def with_batch(net: Any, batch: int) -> Any:
     for index in range(0, len(copy.input_dim), 4):
         copy.input_dim[index] = batch
     for shape in copy.input_shape:
-        shape.dim[0] = batch
+        if shape.dim:
+            shape.dim[0] = batch
     for layer in copy.layer:
         for name in ("data_param", "image_data_param", "memory_data_param", "hdf5_data_param", "window_data_param"):
             if layer.HasField(name):

@@ -5,16 +5,19 @@ Paths inside prototxts are taken from the current directory, as Caffe takes them
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any, Collection, List, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from prototxt_gen.core.caffemodel import NotBinary, open_bytes, parse_weights
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import layers_in
 from prototxt_gen.core.io import read_message
 from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES, net_uses, used_state
+from prototxt_gen.core.solverstate import read_solverstate
 from prototxt_gen.train.lmdb_file import check_lockable, inspect_lmdb
 
 # SolverParameter.SolverMode and DataParameter.DB as the schema numbers them.
@@ -165,17 +168,9 @@ def check_snapshot(path: str) -> None:
     if path.endswith(".caffemodel"):
         hint = "to resume, name the .solverstate; to start from weights, use --weights"
         raise Error("holds weights only", path, hint)
-    if path.endswith(".h5"):
-        return
-    try:
-        with open(path, "rb") as file:
-            state = DEFAULT_DIALECT.message("SolverState").FromString(file.read())
-    except OSError as error:
-        raise Error(f"cannot be read: {error.strerror}", path) from None
-    except DecodeError:
-        raise Error("is not a solver state, or is truncated", path) from None
-    if not state.HasField("iter"):
-        raise Error("is not a solver state, or is truncated", path)
+    if path.endswith(".h5") and importlib.util.find_spec("h5py") is None:
+        return  # left to Caffe
+    state = read_solverstate(path)
     if state.learned_net and not os.path.isfile(state.learned_net):
         hint = "resume in the folder where the training was started"
         raise Error(f"the weights it names are not there: '{state.learned_net}'", path, hint)
@@ -202,19 +197,14 @@ def check_weights(weights: str, net: UsedNet) -> None:
 
 def _layers_with_weights(path: str) -> List[str]:
     """Return the names of a caffemodel's layers that have weights: there is at least one."""
+    # Not checked for the fork that wrote it: Caffe takes blobs by the layers' names.
     try:
-        with open(path, "rb") as file:
-            net = DEFAULT_DIALECT.message("NetParameter").FromString(file.read())
-    except OSError as error:
-        raise Error(f"cannot be read: {error.strerror}", path) from None
-    except DecodeError:
-        raise Error("is not a caffemodel, or is truncated", path) from None
-    names = [layer.name for layer in net.layer if layer.blobs]
-    # Layers as Caffe wrote them before 2014 (V1), and in those the ones of 2013 (V0).
-    names += [layer.name or layer.layer.name for layer in net.layers if layer.blobs or layer.layer.blobs]
-    if not names:
+        weights = parse_weights(open_bytes(path), DEFAULT_DIALECT, path, checked=False)
+    except NotBinary:
+        raise Error("is no caffemodel, or is truncated", path, "a .caffemodel that Caffe has written is wanted") from None
+    if not weights.blobs:
         raise Error("holds no weights", path, "a .caffemodel that Caffe has written is wanted")
-    return names
+    return list(weights.blobs)
 
 
 def check_results(prefix: str, log: str) -> None:

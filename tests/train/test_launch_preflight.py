@@ -194,9 +194,9 @@ def test_snapshots_and_weights_that_cannot_be_used(refusal, job):
     write_weights(job / "fc.caffemodel", "fc")
     assert "none.caffemodel: there are no such weights" in refusal(weights="fc.caffemodel,none.caffemodel")
     (job / "a.solverstate").write_bytes(b"\x08")
-    assert "is not a solver state, or is truncated" in refusal(snapshot="a.solverstate")
+    assert "is no solver state" in refusal(snapshot="a.solverstate")
     (job / "a.solverstate").write_bytes(b"")
-    assert "is not a solver state, or is truncated" in refusal(snapshot="a.solverstate")
+    assert "is no solver state" in refusal(snapshot="a.solverstate")
     (job / "a.solverstate").write_bytes(b"\x08\x05\x12\x01x")
     assert "the weights it names are not there: 'x'" in refusal(snapshot="a.solverstate")
     (job / "a.caffemodel").write_bytes(b"")
@@ -208,10 +208,10 @@ def test_snapshots_and_weights_that_cannot_be_used(refusal, job):
 def test_weights_that_caffe_would_pass_over(refusal, job, caffe_build):
     weights = job / "a.caffemodel"
     weights.write_bytes(b"")
-    assert "a.caffemodel: holds no weights" in refusal(weights="a.caffemodel")
+    assert "a.caffemodel: is no caffemodel" in refusal(weights="a.caffemodel")
     write_weights(weights, "fc")
     weights.write_bytes(weights.read_bytes()[:-3])
-    assert "a.caffemodel: is not a caffemodel, or is truncated" in refusal(weights="a.caffemodel")
+    assert "a.caffemodel: is no caffemodel, or is truncated" in refusal(weights="a.caffemodel")
     write_weights(weights, "other")
     message = refusal(weights="a.caffemodel")
     assert "a.caffemodel: holds weights for no layer of the net 'net.prototxt'" in message
