@@ -29,6 +29,8 @@ spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).pare
 random_nets = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(random_nets)
 
+# A random net may have come out without a layer, and then has no output.
+nets = random_nets.models().filter(lambda model: any(one.type != "Input" for one in model.net.layer))
 quick = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -66,7 +68,7 @@ def assert_close(found, wanted, name):
 
 
 @quick
-@given(model=random_nets.models())
+@given(model=nets)
 def test_random_nets_compute_what_the_numpy_forward_does(model):
     exported = to_onnx(model)
     onnx.checker.check_model(exported, full_check=True)
@@ -80,13 +82,13 @@ def test_random_nets_compute_what_the_numpy_forward_does(model):
 
 
 @quick
-@given(model=random_nets.models())
+@given(model=nets)
 def test_random_nets_with_an_open_batch_run_at_another(model):
     try:
         exported = to_onnx(model, dynamic_batch=True)
     except Error as error:
         # Such nets exist: they join the batch with other axes, or hold weights for it.
-        assert error.what.startswith("the batch cannot be dynamic") and error.where and "--batch N" in error.hint
+        assert "the batch cannot be dynamic" in error.what and "layer 'l" in str(error) and "--batch N" in error.hint
         return
     onnx.checker.check_model(exported, full_check=True)
     inputs = {name: np.concatenate([values, values[:1] * 0.5])
@@ -298,7 +300,8 @@ REFUSALS = {
     "argmax over the batch": (PLANES + layer("ArgMax", "argmax_param { axis: 0 }"), {}, dict(dynamic_batch=True),
                               "the batch cannot be dynamic here: it stands in an axis that the layer", "--batch N"),
     "crop along the batch": (PLANES + image((1, 1, 2, 2), "like")
-                             + layer("Crop", 'bottom: "like" crop_param { axis: 0 }'), {}, dict(dynamic_batch=True), "it stands in an axis that the layer works", "--batch N"),
+                             + layer("Crop", 'bottom: "like" crop_param { axis: 0 }'), {}, dict(dynamic_batch=True),
+                             "it stands in an axis that the layer works along", "--batch N"),
     "batch in two axes": (TURNED + image((2,), "index")
                           + layer("BatchReindex", 'bottom: "index"', bottom="rows", top="both", name="choose")
                           + layer("Reshape", "reshape_param { shape { dim: 1 } axis: 0 num_axes: 0 }", bottom="both"),
