@@ -112,7 +112,7 @@ def convert(
 
 
 def _first_line(run: Any) -> str:
-    return (run.__doc__ or "").strip().splitlines()[0]
+    return run.__doc__.strip().splitlines()[0].replace("``", "'")
 
 
 def _values(settings: Dict[str, Any]) -> Dict[str, Any]:
