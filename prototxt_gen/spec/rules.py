@@ -75,6 +75,7 @@ class Rules:
 
     def __init__(self) -> None:
         self._owners: Dict[str, Owner] = {}
+        self._complete = False
 
     def add(self, *types: str, bottoms: Number = (0, None), tops: Number = (0, None)) -> Callable[[Rule], Rule]:
         """Register a rule for one or more layer types, with the numbers of bottoms and tops that they take."""
@@ -115,11 +116,12 @@ class Rules:
         return made
 
     def _all(self) -> Dict[str, Owner]:
-        if not self._owners:
+        if not self._complete:
             from prototxt_gen.spec import ops
 
             for module in pkgutil.iter_modules(ops.__path__):
                 importlib.import_module(f"{ops.__name__}.{module.name}")
+            self._complete = True
         return self._owners
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Sequence
+from typing import Any, Sequence
 
 from prototxt_gen.spec.rules import Buffer, Made, Misfit, Place, Shape, rules
 from prototxt_gen.spec.shapes import axis_of, count, not_in_place, planes, plural
