@@ -53,13 +53,15 @@ def load_weights(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
 
     Of the net it tells what the file does, as it stands there: of HDF5 the layers' names only.
     """
+    if argument != "-" and not os.path.exists(argument):
+        raise Error(f"there are no weights '{argument}'", hint="a .caffemodel or .caffemodel.h5 is wanted")
     data = _bytes_of(argument)
     if is_hdf5(data) and argument != "-":
         return read_weights(argument, dialect)
     where = display_name(argument)
     model = _parse_net(data, where, dialect)
     if not model.blobs:
-        raise Error("holds no weights", where, "a .caffemodel that Caffe has written is wanted")
+        raise Error("holds no weights", where, "a .caffemodel that Caffe has written is wanted, not the net")
     return model
 
 
@@ -70,7 +72,11 @@ def add_weights(model: Model, argument: str, given: Optional[Mapping[str, Shape]
     """
     where = display_name(argument)
     model, notes = with_weights(model, load_weights(argument, model.dialect), where)
-    model, bare = fit_weights(model, given)
+    try:
+        model, bare = fit_weights(model, given)
+    except Error as error:
+        hint = error.hint or "are they the weights of this net?"
+        raise Error(error.what, f"{where}: {error.where}" if error.where else where, hint) from None
     for note in notes[:NOTES_SHOWN]:
         click.echo(f"note: {where}: {note}", err=True)
     if len(notes) > NOTES_SHOWN:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
 from prototxt_gen.cli.arguments import add_weights, input_shapes, load_net, read_net
-from prototxt_gen.cli.output import deliver, output_options
+from prototxt_gen.cli.output import deliver, output_options, write_stdout
+from prototxt_gen.core.caffemodel_write import weights_writer
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
 from prototxt_gen.core.errors import Error
-from prototxt_gen.core.io import Model, display_name, dumps, read_message, write_text
+from prototxt_gen.core.io import display_name, dumps, read_message, text_writer, write_together
 
 # The option of the command line that fills a pass's keyword.
 FLAGS = {
@@ -81,6 +83,7 @@ def convert(
     from prototxt_gen.passes.base import registry
 
     chosen = [(name, registry.find(name)) for name in passes]
+    map_file, test_net = settings["map_file"], settings["test_net"]
     values = _values(settings)
     _check_options(chosen, values)
     if passes == ("upgrade",):
@@ -89,6 +92,13 @@ def convert(
             return deliver(solver, output, check, diff, MAKER)
     read = read_net if passes[0] == "upgrade" else load_net
     model = read(net, dialect=find_dialect(dialect))
+    nets = {"--test-net": test_net, **({} if model.blobs else {"NET": net})}
+    binaries = {"--weights": weights, **({"NET": net} if model.blobs else {})}
+    _check_places([
+        ("-o", output, {"--map": map_file, **binaries}),
+        ("--out-weights", out_weights, {"--map": map_file, **nets}),
+        ("--report", report, {"--map": map_file, **nets, **binaries}),
+    ])
     if weights is not None:
         model = add_weights(model, weights, values.get("input_shapes"))
     if out_weights is not None and not model.blobs and "seed-weights" not in passes:
@@ -102,13 +112,22 @@ def convert(
             values.pop("bn_statistic", None)
         model = result.model
         _tell(name, result, verbose)
-    text = model.dumps()
-    if check is None and diff is None:
-        _write_weights(out_weights, model, weights_layout, given=weights)
-        if report is not None:
-            write_text(report, _document(results))
-    code = deliver(text, output, check, diff, MAKER)
-    return code or int(strict and any(result.skipped for _, result in results))
+    text, files = model.dumps(), []
+    if out_weights is not None:
+        files.append((out_weights, weights_writer(out_weights, model, weights_layout)))
+    elif weights is not None:
+        click.echo("note: the weights after the passes are not written; --out-weights FILE writes them", err=True)
+    if report is not None:
+        files.append((report, text_writer(_document(results))))
+    left = int(strict and any(result.skipped for _, result in results))
+    if check is not None or diff is not None:
+        return deliver(text, output, check, diff, MAKER) or left
+    if output in (None, "-"):
+        write_together(files)
+        write_stdout(text)
+    else:
+        write_together([*files, (output, text_writer(text))])
+    return left
 
 
 def _first_line(run: Any) -> str:
@@ -154,13 +173,21 @@ def _options_for(run: Any, values: Dict[str, Any]) -> Dict[str, Any]:
     return {option: values[option] for option in options_of(run) if option in values}
 
 
-def _write_weights(path: Optional[str], model: Model, layout: str, given: Optional[str]) -> None:
-    if path is not None:
-        from prototxt_gen.core.caffemodel_write import write_weights
-
-        write_weights(path, model, layout)
-    elif given is not None:
-        click.echo("note: the weights after the passes are not written; --out-weights FILE writes them", err=True)
+def _check_places(outputs: List[Tuple[str, Optional[str], Dict[str, Optional[str]]]]) -> None:
+    """No output takes the place of another, nor of an input of another kind, which stand beside it."""
+    taken: Dict[str, str] = {}
+    for flag, path, inputs in outputs:
+        if path in (None, os.devnull) or (flag == "-o" and path == "-"):
+            continue
+        if path == "-":
+            raise Error(f"{flag} - is no file", hint="standard output gets the net; name a file")
+        target = os.path.realpath(path)
+        if target in taken:
+            raise Error(f"{taken[target]} and {flag} name one file", path)
+        taken[target] = flag
+        for name, other in inputs.items():
+            if other is not None and os.path.realpath(other) == target:
+                raise Error(f"{flag} would write over {name}, which is of another kind", path, "name another file")
 
 
 def _tell(name: str, result: Any, verbose: bool) -> None:

@@ -8,7 +8,7 @@ from prototxt_gen.core import wire
 from prototxt_gen.core.caffemodel_blobs import MAX_SIZE, blob_head
 from prototxt_gen.core.caffemodel_dialect import upgrade_in_dialect
 from prototxt_gen.core.errors import Error
-from prototxt_gen.core.io import Model, write_whole
+from prototxt_gen.core.io import Model, Write, write_whole
 from prototxt_gen.core.upgrade_tables import V1_TYPES
 
 LAYOUTS = ("current", "v1")
@@ -17,18 +17,22 @@ Part = Tuple[bytes, Any]  # bytes, and the array that follows them or None
 
 
 def write_weights(path: str, model: Model, layout: str = "current") -> None:
-    """Write a model as a binary caffemodel, whole or not at all; float64 blobs stay float64.
+    """Write a model as a binary caffemodel, whole or not at all; see ``weights_writer``."""
+    write_whole(path, weights_writer(path, model, layout))
+
+
+def weights_writer(path: str, model: Model, layout: str = "current") -> Write:
+    """Return what writes a model as a binary caffemodel; float64 blobs stay float64.
 
     Layout ``current``: ``layer`` with blobs of any shape. ``v1``: ``layers`` with blobs of four sizes, for Caffe of
-    2014; what its layers have no field or type for is left out. Raises Error, with nothing written, for more than
-    2 GiB, for blobs that the layout cannot hold and for blobs whose layer the net lacks.
+    2014; what its layers have no field or type for is left out. Raises Error, naming ``path``, for more than 2 GiB, for blobs that the layout cannot hold and for blobs whose layer the net lacks.
     """
     parts = _parts(model, layout, path)
     size = sum(len(head) + (0 if array is None else array.nbytes) for head, array in parts)
     if size > MAX_SIZE:
         hint = "protobuf has no larger files: Caffe itself keeps such models as .caffemodel.h5"
         raise Error(f"would have {size} bytes, and a caffemodel ends at 2 GiB", path, hint)
-    write_whole(path, lambda file: _write(file, parts))
+    return lambda file: _write(file, parts)
 
 
 def _write(file: Any, parts: Sequence[Part]) -> None:

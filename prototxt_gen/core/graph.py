@@ -94,6 +94,30 @@ class Graph:
             yield from made
 
 
+def shared_writes(layers: Iterable[Any]) -> Iterator[Tuple[Any, str]]:
+    """Yield each layer that works in place on memory that stands under other names too, with such a name that is read.
+
+    In Caffe the tops of Split, Flatten and Reshape, and of Concat and Slice with one bottom and top, are no copies.
+    """
+    graph = Graph(layers)
+    owners: Dict[str, str] = {}
+    current: Dict[str, Version] = {}
+    for index, layer in enumerate(graph.layers):
+        for name in {*layer.top} & {*layer.bottom}:
+            owner = owners.get(name, name)
+            for other, version in current.items():
+                shares = other != name and owners.get(other, other) == owner
+                if shares and any(reader > index for reader, _ in version.readers):
+                    yield layer, other
+        alone = len(layer.bottom) == len(layer.top) == 1
+        shares = layer.type in ("Split", "Flatten", "Reshape") or (alone and layer.type in ("Concat", "Slice"))
+        for version in graph.makes[index]:
+            current[version.blob] = version
+            if version.in_place_of is None:
+                source = layer.bottom[0] if shares and layer.bottom else version.blob
+                owners[version.blob] = owners.get(source, source)
+
+
 def insert_splits(layers: Iterable[Any]) -> List[Any]:
     """Return the layers as Caffe runs them, with its Split layers where an array is read more than once.
 

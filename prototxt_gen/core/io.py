@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Callable, Mapping, Tuple
+from typing import Any, BinaryIO, Callable, List, Mapping, Sequence, Tuple
 
 from google.protobuf import text_format
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, Dialect
 from prototxt_gen.core.errors import Error, did_you_mean
+
+Write = Callable[[BinaryIO], Any]  # writes the content of an open file
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,23 +83,43 @@ def read_model(path: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
 
 def write_text(path: str, text: str) -> None:
     """Write a text file whole or not at all, as ``write_whole`` does."""
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    write_whole(path, text_writer(text))
 
 
-def write_whole(path: str, write: Callable[[BinaryIO], Any]) -> None:
+def text_writer(text: str) -> Write:
+    """Return what writes a text."""
+    return lambda file: file.write(text.encode("utf-8"))
+
+
+def write_whole(path: str, write: Write) -> None:
     """Write a file whole or not at all: its name never stands for half of one, whatever happens on the way.
 
     ``write`` is called once, with the open file. A symbolic link is followed; a device or pipe is written to as it is.
     """
-    target = os.path.realpath(path)
+    write_together([(path, write)])
+
+
+def write_together(files: Sequence[Tuple[str, Write]]) -> None:
+    """Write several files as ``write_whole`` does, and none of them where one cannot be written."""
+    waiting: List[Tuple[str, str, str]] = []  # the path, its target, and the written file that will take its place
+    path = ""
     try:
-        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            with open(path, "wb") as file:
-                write(file)
-            return
-        _replace(target, write)
+        for path, write in files:
+            target = os.path.realpath(path)
+            if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+                with open(path, "wb") as file:
+                    write(file)
+            else:
+                waiting.append((path, target, _write_beside(target, write)))
+        while waiting:
+            path, target, partial = waiting[0]
+            os.replace(partial, target)
+            waiting.pop(0)
     except OSError as error:
         raise Error(f"cannot be written: {error.strerror}", path) from None
+    finally:
+        for _, _, partial in waiting:
+            os.unlink(partial)
 
 
 def display_name(path: str) -> str:
@@ -104,8 +127,11 @@ def display_name(path: str) -> str:
     return "<stdin>" if path == "-" else path
 
 
-def _replace(target: str, write: Callable[[BinaryIO], Any]) -> None:
+def _write_beside(target: str, write: Write) -> str:
+    """Write a new file in the target's folder, and return its name."""
     folder, name = os.path.split(target)
+    if os.path.exists(target) and not os.access(target, os.W_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     handle, partial = tempfile.mkstemp(dir=folder, prefix=name + ".", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -113,10 +139,10 @@ def _replace(target: str, write: Callable[[BinaryIO], Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(partial, _mode_of(target))
-        os.replace(partial, target)
     except BaseException:
         os.unlink(partial)
         raise
+    return partial
 
 
 def _mode_of(target: str) -> int:

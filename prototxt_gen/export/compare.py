@@ -16,7 +16,7 @@ class BlobPair:
 
     ``max_abs`` is the largest difference of two values, ``at`` where it stands, ``relative`` that over the largest
     magnitude in A's blob. All are None where the shapes differ; ``max_abs`` and ``relative`` are infinite where one
-    value is finite and the other not.
+    value is finite and the other not, and where either is no number: that two nets both fail says nothing.
     """
 
     a: str
@@ -79,7 +79,7 @@ def _pair(name_a: str, name_b: str, x: Any, y: Any) -> BlobPair:
         return BlobPair(name_a, name_b, x.shape, y.shape, 0.0, 0.0)
     x, y = x.astype(np.float64), y.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
+        apart = np.where(x == y, 0.0, np.abs(x - y))
     apart[np.isnan(apart)] = math.inf
     at = tuple(int(i) for i in np.unravel_index(int(apart.argmax()), apart.shape))
     max_abs = float(apart[at])

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 from prototxt_gen import __version__
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, in_full_schema
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.core.graph import TEST, layers_in, net_state
+from prototxt_gen.core.graph import TEST, layers_in, net_state, shared_writes
 from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.export.onnx_ops.layer import FIX_BATCH, Dims, Layer, Names, Tensor, converters
@@ -50,7 +50,12 @@ def to_onnx(
     bn_statistic = bn_statistic or model.dialect.bn_statistic
     model = _current(model)
     _check_types(layers_in(model.net, net_state(TEST, model.net)))
+    _check_memory(layers_in(model.net, net_state(TEST, model.net)))
     info = infer(model.net, TEST, given=input_shapes)
+    known = [name for one in info.layers if one.type == "Input" for name in one.tops]
+    for name in input_shapes or ():
+        if name not in known:
+            raise Error(f"the net has no input '{name}'", hint=did_you_mean(name, known, f"inputs: {', '.join(known)}"))
     dims = _batch_dims(model, info, input_shapes) if dynamic_batch else [one.top_shapes for one in info.layers]
     weights = _weights(model, info)
     graph = _Graph(info, dims, weights, bn_statistic)
@@ -134,7 +139,7 @@ def _check_opset(opset: int) -> int:
 
     newest = defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
-        raise Error(f"opset {opset} is not to be had", hint=f"from {OLDEST_OPSET} to {newest}, which onnx knows")
+        raise Error(f"opset {opset} is not to be had", hint=f"{OLDEST_OPSET} (Resize with Caffe's rules) to {newest}, which onnx knows")
     return opset
 
 
@@ -154,6 +159,13 @@ def _check_types(layers: Iterable[Any]) -> None:
         if layer.type not in converters and layer.type != "Input":
             hint = did_you_mean(layer.type, converters.types(), "take it out, or end the net before it")
             raise Error(f"its type {layer.type} cannot be exported to ONNX", where, hint)
+
+
+def _check_memory(layers: Iterable[Any]) -> None:
+    """Raise Error where a layer changes in place what is read under another name too."""
+    for layer, shared in shared_writes(layers):
+        what = f"it works in place on '{layer.bottom[0]}', and so changes '{shared}', which stands in the same memory"
+        raise Error(what, f"layer '{layer.name}'", "give its top a name of its own")
 
 
 def _batch_dims(model: Model, info: NetInfo, given: Optional[Mapping[str, Shape]]) -> List[Sequence[Dims]]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 from prototxt_gen.core.errors import Error
-from prototxt_gen.core.graph import TEST, TRAIN, layers_in, net_state
+from prototxt_gen.core.graph import TEST, TRAIN, layers_in, net_state, shared_writes
 from prototxt_gen.core.io import Model
 
 
@@ -305,6 +305,14 @@ def refuse_training(net: Any, what_differs: str) -> None:
     if loss is not None:
         hint = "--pass train-to-deploy first"
         raise Error(f"the net is for training, and there {what_differs}: it ends in a loss", f"layer '{loss}'", hint)
+
+
+def refuse_shared_writes(net: Any) -> None:
+    """Raise Error where a layer changes in place what is read under another name too: no layer can be moved there."""
+    for phase in (TRAIN, TEST):
+        for layer, shared in shared_writes(layers_in(net, net_state(phase, net))):
+            what = f"it works in place on '{layer.bottom[0]}', and so changes '{shared}', which stands in the same memory"
+            raise Error(what, f"layer '{layer.name}'", "give its top a name of its own")
 
 
 def _rules(layer: Any) -> bytes:

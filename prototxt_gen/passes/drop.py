@@ -13,7 +13,7 @@ from typing import List
 
 from prototxt_gen.core.io import Model
 from prototxt_gen.passes.base import PassResult, Skipped, registry
-from prototxt_gen.passes.chain import Chain, coverage, refuse_training
+from prototxt_gen.passes.chain import Chain, coverage, refuse_shared_writes, refuse_training
 
 
 @registry.add("drop-dropout")
@@ -30,6 +30,7 @@ def drop_dropout(model: Model) -> PassResult:
 @registry.add("drop-split")
 def drop_split(model: Model) -> PassResult:
     """Take out every Split: Caffe adds its own where it needs them."""
+    refuse_shared_writes(model.net)
     return _drop(model, "Split")
 
 

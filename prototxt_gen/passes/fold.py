@@ -22,7 +22,7 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST
 from prototxt_gen.core.io import Model
 from prototxt_gen.passes.base import PassResult, Skipped, registry
-from prototxt_gen.passes.chain import Chain, coverage, refuse_training
+from prototxt_gen.passes.chain import Chain, coverage, refuse_shared_writes, refuse_training
 from prototxt_gen.passes.norms import Affine, affine, need_bn, statistic_of, why_no_affine
 from prototxt_gen.spec.infer import Shape, infer
 
@@ -41,6 +41,7 @@ def fold_bn(model: Model, *, bn_statistic: Optional[str] = None) -> PassResult:
     """
     if any(layer.type in FOLDED for layer in model.net.layer):
         refuse_training(model.net, "BN follows each batch")
+    refuse_shared_writes(model.net)
     need_bn(model, [index for index, layer in enumerate(model.net.layer) if layer.type == "BN"])
     run = _Fold(model, Chain(model), bn_statistic)
     norms = run.chain.indices(*FOLDED)

@@ -17,7 +17,7 @@ from typing import Any, List, Tuple
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model
 from prototxt_gen.passes.base import PassResult, Skipped, registry
-from prototxt_gen.passes.chain import Chain, coverage, refuse_training
+from prototxt_gen.passes.chain import Chain, coverage, refuse_shared_writes, refuse_training
 from prototxt_gen.passes.norms import vectors
 
 
@@ -28,6 +28,7 @@ def fuse_scale(model: Model) -> PassResult:
     Raises Error for a net for training with two such layers in line of which one is a Scale, since it would learn
     otherwise.
     """
+    refuse_shared_writes(model.net)
     chain = Chain(model)
     edits: List[str] = []
     skipped: List[Skipped] = []

@@ -97,3 +97,9 @@ def test_what_an_engine_refuses_is_told_and_not_a_crash(cli, folder):
     (folder / "unfit").write_text(NET.replace('bottom: "up" bottom: "bn"', 'bottom: "pool" bottom: "bn"'))
     unfit = cli("compare", "unfit", "unfit", "--weights", "w.caffemodel", cwd=folder)
     assert unfit.returncode == 2 and "layer 'sum' (Eltwise)" in unfit.stderr and "Traceback" not in unfit.stderr
+
+
+def test_two_nets_that_both_fail_do_not_agree(cli, folder):
+    np.save(folder / "nan.npy", np.full((2, 3, 9, 9), np.nan))
+    done = cli("compare", "net", "net", "--weights", "w.caffemodel", "--engine", "numpy", "--input", "nan.npy", cwd=folder)
+    assert done.returncode == 1 and ": nan in A, nan in B" in done.stdout

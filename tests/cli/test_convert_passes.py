@@ -81,7 +81,7 @@ def test_weights_that_are_not_written_are_mentioned(cli, folder):
     (["--pass", "rename", "--rename", "(=x"], "("),
     (["--pass", "rename", "--map", "missing"], "cannot be read"),
     (["--pass", "split-bn", "--out-weights", "out"], "--weights FILE"),
-    (["--pass", "split-bn", "--weights", "missing"], "no file 'missing'"),
+    (["--pass", "split-bn", "--weights", "missing"], "no weights 'missing'"),
     (["--pass", "split-bn", "--weights", "net"], "holds no weights"),
     (["--pass", "split-bn", "--weights", "w.caffemodel", "--dialect", "bvlc"], "attention"),
     (["--pass", "split-bn", "--weights", "w.caffemodel", "--out-weights", "no/out"], "cannot be written"),
@@ -101,3 +101,20 @@ def test_the_help_lists_every_pass(cli):
     text = cli("convert", "--help").stdout
     for name in registry.names():
         assert f"\n  {name} " in text
+
+
+@pytest.mark.parametrize("arguments, complaint", [
+    (["-o", "w.caffemodel"], "-o would write over --weights, which is of another kind"),
+    (["-o", "out", "--report", "w.caffemodel"], "--report would write over --weights"),
+    (["-o", "out", "--out-weights", "net"], "--out-weights would write over NET"),
+    (["-o", "out", "--out-weights", "./out"], "-o and --out-weights name one file"),
+    (["-o", "out", "--out-weights", "-"], "--out-weights - is no file"),
+    (["-o", "no/out", "--out-weights", "w.caffemodel"], "no/out: cannot be written"),
+    (["-o", "out", "--out-weights", "w.caffemodel", "--report", "no/report"], "no/report: cannot be written"),
+])
+def test_no_file_is_lost(cli, folder, arguments, complaint):
+    """Outputs are written all or none, and never in the place of something else."""
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    done = cli("convert", "net", "--weights", "w.caffemodel", "--pass", "fold-bn", *arguments, cwd=folder)
+    assert done.returncode == 2 and complaint in done.stderr, done.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

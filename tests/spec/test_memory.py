@@ -14,15 +14,16 @@ from prototxt_gen.spec.infer import infer
 from prototxt_gen.spec.memory import largest_batch, memory, with_batch
 from prototxt_gen.train.data import Image, datum, write_lmdb
 
-# Peak growth of the resident set over one training step.
-STEP_SCRIPT = """
-    import resource, sys
+# Peak growth of the resident set over one training step. ru_maxrss would begin with the peak of the process that
+# started this one.
+STEP_SCRIPT = r"""
+    import re, resource, sys
     import caffe._caffe
     caffe._caffe.set_mode_cpu()
     start = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
     solver = caffe._caffe.get_solver(sys.argv[1])
     solver.step(1)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - start)
+    print(int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read()).group(1)) * 1024 - start)
     """
 SOLVER = """net: "{net}" type: "{type}" momentum: 0.9 base_lr: 0.01 lr_policy: "fixed" max_iter: 2 solver_mode: CPU
 snapshot_after_train: false
