@@ -200,6 +200,8 @@ def _tell(name: str, result: Any, verbose: bool) -> None:
             click.echo(f"{name}: {edit}", err=True)
     elif not result.coverage:
         click.echo(f"{name}: {len(edits)} edits; --verbose lists them", err=True)
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
     reasons = Counter(one.reason for one in result.skipped)
     for reason, times in reasons.most_common():
         names = [one.layer for one in result.skipped if one.reason == reason]
@@ -214,6 +216,7 @@ def _document(results: List[Tuple[str, Any]]) -> str:
             "pass": name,
             "coverage": result.coverage,
             "edits": list(result.edits),
+            "notes": list(result.notes),
             "skipped": [{"layer": one.layer, "reason": one.reason} for one in result.skipped],
         }
         for name, result in results

@@ -25,7 +25,8 @@ def weights_writer(path: str, model: Model, layout: str = "current") -> Write:
     """Return what writes a model as a binary caffemodel; float64 blobs stay float64.
 
     Layout ``current``: ``layer`` with blobs of any shape. ``v1``: ``layers`` with blobs of four sizes, for Caffe of
-    2014; what its layers have no field or type for is left out. Raises Error, naming ``path``, for more than 2 GiB, for blobs that the layout cannot hold and for blobs whose layer the net lacks.
+    2014; what its layers have no field or type for is left out. Raises Error, naming ``path``, for more than
+    2 GiB, for blobs that the layout cannot hold and for blobs whose layer the net lacks.
     """
     parts = _parts(model, layout, path)
     size = sum(len(head) + (0 if array is None else array.nbytes) for head, array in parts)

@@ -139,7 +139,8 @@ def _check_opset(opset: int) -> int:
 
     newest = defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
-        raise Error(f"opset {opset} is not to be had", hint=f"{OLDEST_OPSET} (Resize with Caffe's rules) to {newest}, which onnx knows")
+        hint = f"{OLDEST_OPSET}, the first whose Resize can do what Interp does, to {newest}, the last that onnx knows"
+        raise Error(f"opset {opset} is not to be had", hint=hint)
     return opset
 
 
@@ -164,7 +165,7 @@ def _check_types(layers: Iterable[Any]) -> None:
 def _check_memory(layers: Iterable[Any]) -> None:
     """Raise Error where a layer changes in place what is read under another name too."""
     for layer, shared in shared_writes(layers):
-        what = f"it works in place on '{layer.bottom[0]}', and so changes '{shared}', which stands in the same memory"
+        what = f"it works in place on '{layer.bottom[0]}', and so changes '{shared}', of the same memory"
         raise Error(what, f"layer '{layer.name}'", "give its top a name of its own")
 
 

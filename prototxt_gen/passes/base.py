@@ -27,13 +27,15 @@ class Skipped:
 class PassResult:
     """The model that a pass made, and what it did: one line for each edit.
 
-    ``coverage`` sums up what was possible, as in 'folded 70 of 107 BN', where a pass may do less than all.
+    ``coverage`` sums up what was possible, as in 'folded 70 of 107 BN', where a pass may do less than all. ``notes``
+    say what the user has to know of the result.
     """
 
     model: Model
     edits: Tuple[str, ...] = ()
     skipped: Tuple[Skipped, ...] = ()
     coverage: str = ""
+    notes: Tuple[str, ...] = ()
 
 
 Pass = Callable[..., PassResult]

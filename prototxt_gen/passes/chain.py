@@ -311,7 +311,7 @@ def refuse_shared_writes(net: Any) -> None:
     """Raise Error where a layer changes in place what is read under another name too: no layer can be moved there."""
     for phase in (TRAIN, TEST):
         for layer, shared in shared_writes(layers_in(net, net_state(phase, net))):
-            what = f"it works in place on '{layer.bottom[0]}', and so changes '{shared}', which stands in the same memory"
+            what = f"it works in place on '{layer.bottom[0]}', and so changes '{shared}', of the same memory"
             raise Error(what, f"layer '{layer.name}'", "give its top a name of its own")
 
 

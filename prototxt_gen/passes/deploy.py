@@ -15,7 +15,7 @@ Layers keep their names, so that weights fit. The way back is ``passes.training`
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, List, Mapping, Optional, Sequence, Set
+from typing import Any, List, Mapping, Optional, Sequence, Set, Tuple
 
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, Graph, Version, layers_in, net_state
@@ -77,7 +77,8 @@ def train_to_deploy(
     # Another size than the training's may ask for another last pooling.
     sized = resize_input(replace(model, net=new, blobs=blobs), input_shapes=given) if given else None
     deployed = sized.model if sized else replace(model, net=new, blobs=blobs)
-    return PassResult(deployed, (*edits, *dropped, *(sized.edits if sized else ())))
+    return PassResult(deployed, (*edits, *dropped, *(sized.edits if sized else ())),
+                      notes=_left_to_the_user(plan))
 
 
 class _Plan:
@@ -219,10 +220,21 @@ def _add_inputs(new: Any, plan: _Plan, model: Model, given: Mapping[str, Shape])
                         f"--input {name}=1,3,224,224 tells the shape")
         layer.input_param.shape.add(dim=shape)
         edits.append(f"layer '{source.name}': input '{name}' of {format_shape(shape)}")
-        transform = source.transform_param
-        if transform.mean_value or transform.HasField("mean_file") or transform.HasField("scale"):
-            edits.append(f"layer '{source.name}': its mean and scale are no part of the net now")
     return edits
+
+
+def _left_to_the_user(plan: _Plan) -> Tuple[str, ...]:
+    """Tell what the data layers did to images, and the deployed net does not."""
+    notes = []
+    for index in dict.fromkeys(version.maker for version in plan.inputs):
+        transform = plan.graph.layers[index].transform_param
+        means = ", ".join(f"{value:g}" for value in transform.mean_value)
+        does = [f"mean_value {means}"] if means else []
+        does += [f"mean_file '{transform.mean_file}'"] if transform.HasField("mean_file") else []
+        does += [f"scale {transform.scale:g}"] if transform.HasField("scale") else []
+        if does:
+            notes.append(f"give the net its images as layer '{plan.graph.layers[index].name}' did: {', '.join(does)}")
+    return tuple(notes)
 
 
 def _item_shape(net: Any, source: Any, top: int, model: Model, graph: Graph) -> Optional[Shape]:

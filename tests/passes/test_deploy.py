@@ -207,7 +207,7 @@ def test_fields_that_only_training_reads():
         + layer("Scale", "prelu", "sc", "param { lr_mult: 1 decay_mult: 1 }")
         + layer("Dropout", "sc", "sc", name="drop") + ip("sc", "classifier")
         + layer("Softmax", "classifier", "cls", "softmax_param { axis: -1 }"), NetParameter)
-    assert "layer 'data': its mean and scale are no part of the net now" in done.edits
+    assert len(done.notes) == 1 and done.notes[0].startswith("give the net its images as layer 'data' did: ")
     assert "layer 'conv': without propagate_down, lr_mult and decay_mult, weight_filler, bias_filler" in done.edits
     assert "layer 'loss': Softmax 'cls' in its place" in done.edits
 
