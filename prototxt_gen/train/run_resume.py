@@ -14,7 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, List, Optional, Tuple
 
-from prototxt_gen.core.caffemodel import read_weights
+from prototxt_gen.core import wire
+from prototxt_gen.core.caffemodel import is_hdf5, open_bytes, read_weights
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import layers_in
@@ -23,6 +24,7 @@ from prototxt_gen.train.preflight import UsedNet
 
 # Arrays that each type of solver keeps for a parameter.
 HISTORY_ARRAYS = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}
+_CURRENT_STEP = 4  # the last field of SolverState
 _NAME = re.compile(r"_iter_(\d+)\.solverstate(\.h5)?$")
 
 
@@ -85,6 +87,8 @@ def check_state(path: str, solver: Any, net: UsedNet) -> SolverState:
     kind = solver.type if solver.HasField("type") else "SGD"
     wanted = HISTORY_ARRAYS.get(kind, kept)
     if kept != wanted and shapes:
+        if not _has_end(path):
+            raise Damaged("is cut off behind its arrays", path)
         types = " or ".join(name for name, arrays in HISTORY_ARRAYS.items() if arrays == kept)
         what = f"was written by a solver of type {types}, with {_arrays(kept)} for each parameter; {kind} keeps {wanted}"
         hint = f"set type back, or start anew from its weights: --weights {state.learned_net}"
@@ -109,6 +113,12 @@ def _arrays_kept(history: List[Tuple[int, ...]], shapes: List[Tuple[int, ...]]) 
     """Return how many arrays a state keeps for each parameter, None where they do not fit the parameters."""
     arrays = len(history) // len(shapes) if shapes else 1
     return arrays if arrays and [tuple(one) for one in history] == shapes * arrays else None
+
+
+def _has_end(path: str) -> bool:
+    """True where a state has its last field: protobuf writes fields in the order of their numbers."""
+    data = open_bytes(path)
+    return is_hdf5(data) or any(number == _CURRENT_STEP for number, *_ in wire.fields(data, 0, len(data)))
 
 
 def _arrays(count: int) -> str:
