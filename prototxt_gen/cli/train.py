@@ -3,39 +3,70 @@
 from __future__ import annotations
 
 import shlex
-from typing import List, Optional
+import sys
+from typing import List, Optional, Tuple
 
 import click
 
+from prototxt_gen.check import lint as linter
+from prototxt_gen.cli.arguments import assignments
+from prototxt_gen.core.errors import Error
 from prototxt_gen.train import caffe as caffes
 from prototxt_gen.train import launch
 
 INTERRUPTED = 130
+# Makes the folder itself (PG402), and settles the prefix as Caffe does (PG403).
+NOT_LINTED = ("PG402", "PG403")
 
 
 @click.command()
-@click.argument("solver", metavar="SOLVER")
+@click.argument("solver", metavar="[SOLVER]", required=False)
 @click.option("--cpu", is_flag=True, help="Train on the CPU, whatever solver_mode says.")
 @click.option("--gpu", metavar="IDS", help="Train on these GPUs, such as 0,1 or all, whatever solver_mode says.")
-@click.option("--snapshot", metavar="FILE", help="Resume from a .solverstate.")
+@click.option("--engine", type=click.Choice(launch.ENGINES), default="caffe", show_default=True,
+              help="caffe: the program. pycaffe: one process for each GPU; resumes at the record where it stood.")
+@click.option("--run", "folder", metavar="DIR",
+              help="Keep all of this run in DIR: nets, solver, command, versions, log, snapshots.")
+@click.option("--resume", is_flag=True, help="Go on from the newest snapshot that is whole; start where there is none.")
+@click.option("--snapshot", metavar="FILE", help="Resume from this .solverstate.")
 @click.option("--weights", metavar="FILE", help="Start from the weights in a .caffemodel; several with commas.")
+@click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE",
+              help="Set a field of the solver, such as base_lr=0.05. May be repeated.")
+@click.option("--iter-size", metavar="N|auto", help="Batches an update; auto: as --total-batch wants.")
+@click.option("--total-batch", type=click.IntRange(min=1), metavar="N", help="Images an update: sets iter_size.")
 @click.option("--caffe", "root", metavar="DIR", help="The Caffe to run.  [default: as caffe info finds it]")
 @click.option("--log", metavar="FILE", help="Append Caffe's log to FILE.  [default: <snapshot_prefix>.log]")
+@click.option("--no-lint", is_flag=True, help="Start although lint finds errors in solver and net.")
 @click.option("--verbose", is_flag=True, help="Show Caffe's whole log, and not only what one watches a training by.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the command, start nothing.")
 def train(
-    solver: str, cpu: bool, gpu: Optional[str], snapshot: Optional[str], weights: Optional[str], root: Optional[str],
-    log: Optional[str], verbose: bool, dry_run: bool,
+    solver: Optional[str], cpu: bool, gpu: Optional[str], engine: str, folder: Optional[str], resume: bool,
+    snapshot: Optional[str], weights: Optional[str], settings: Tuple[str, ...], iter_size: Optional[str],
+    total_batch: Optional[int], root: Optional[str], log: Optional[str], no_lint: bool, verbose: bool, dry_run: bool,
 ) -> int:
-    """Train with a SOLVER prototxt.
+    """Train with a SOLVER prototxt; a --run that was started before has its own.
 
-    Runs caffe train in the current directory. Its log goes to a file, and iterations, losses, tests, snapshots and
-    warnings to standard error; the accuracy reached comes at the end. Ctrl-C lets Caffe write a snapshot and stop; a
-    second one kills it.
+    Runs caffe train in the current directory. Before that it looks for what would go wrong: lint, data and labels,
+    memory, room for snapshots. Its log goes to a file, and iterations, losses, tests, snapshots and warnings to
+    standard error; the accuracy reached comes at the end. Ctrl-C lets Caffe write a snapshot and stop; a second one
+    kills it.
     """
-    plan = launch.plan(solver, caffes.find(root), cpu=cpu, gpu=gpu, snapshot=snapshot, weights=weights, log=log)
-    if plan.solver_text is not None:
-        click.echo(f"Caffe gets {plan.solver_file}: {solver} with solver_mode: CPU", err=True)
+    changes = assignments(settings)
+    if iter_size not in (None, "auto"):
+        changes["iter_size"] = iter_size
+    if iter_size == "auto" and total_batch is None:
+        raise Error("--iter-size auto wants --total-batch", hint="say how many images an update is to see")
+    if total_batch is not None and "iter_size" in changes:
+        raise Error("--total-batch sets iter_size, which is given too", hint="leave one of them out")
+    plan = launch.plan(solver, caffes.find(root), cpu=cpu, gpu=gpu, snapshot=snapshot, weights=weights, log=log,
+                       resume=resume, settings=changes, total_batch=total_batch, folder=folder, engine=engine)
+    if not no_lint:
+        check_lint(plan)
+    for line in plan.told:
+        tell(line)
+    if plan.solver_text is not None and plan.folder is None:
+        said = "solver_mode: CPU" if plan.solver_file.endswith("cpu-solver.prototxt") else "what the options change"
+        tell(f"Caffe gets {plan.solver_file}: {solver} with {said}")
     if dry_run:
         click.echo(shlex.join(plan.command))
         return 0
@@ -45,15 +76,38 @@ def train(
         stderr.write(data)
         stderr.flush()
 
-    outcome = launch.run(plan, echo, lambda text: click.echo(text, err=True), verbose)
+    outcome = launch.run(plan, echo, lambda text: click.echo(text, err=True), verbose, sys.argv[1:])
     for line in summary(plan, outcome):
         click.echo(line)
     if not outcome.interrupted:
         return 0
     ending = "killed" if outcome.killed else "interrupted"
-    resume = f"resume with --snapshot {shlex.quote(outcome.snapshot)}" if outcome.snapshot else "there is no snapshot"
-    click.echo(f"{ending}: {resume}", err=True)
+    how = f"resume with --snapshot {shlex.quote(outcome.snapshot)}" if outcome.snapshot else "there is no snapshot"
+    if plan.folder is not None:
+        how = f"resume with prototxt-gen train --run {shlex.quote(plan.folder)} --resume"
+    click.echo(f"{ending}: {how}", err=True)
     return INTERRUPTED
+
+
+def tell(text: str) -> None:
+    """Say something on standard error; a terminal that is gone stops no training."""
+    try:
+        click.echo(text, err=True)
+    except OSError:
+        pass
+
+
+def check_lint(plan: launch.Plan) -> None:
+    """Show what lint finds in the solver and its nets. Raises Error where it finds errors."""
+    options = linter.Options(linter.registry.chosen((), NOT_LINTED), gpus=plan.gpus)
+    found = linter.lint(plan.lint_text, plan.lint_file, options)
+    for one in found:
+        hint = f"\n  hint: {one.hint}" if one.hint else ""
+        tell(f"{one.file}:{one.line}: {one.severity} {one.rule}: {one.message}{hint}")
+    errors = sum(one.severity == linter.ERROR for one in found)
+    if errors:
+        hint = "prototxt-gen explain ID says more; --no-lint starts all the same"
+        raise Error(f"lint finds {errors} error{'s' * (errors > 1)}", plan.lint_file, hint)
 
 
 def summary(plan: launch.Plan, outcome: launch.Outcome) -> List[str]:

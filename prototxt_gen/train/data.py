@@ -1,44 +1,52 @@
-"""Sets of images as Caffe's Data layer reads them: two LMDBs of Datum records, the class names and the mean.
+"""Sets of images as Caffe's Data layer reads them: two LMDBs of Datum records, the class names, counts and means.
 
 A finished set is a folder with
 
     train_lmdb/, test_lmdb/  one Datum for each image; the key is its number in eight digits, '_' and its name, as
                              Caffe's convert_imageset writes it, so that Caffe reads the images in the order written
     labels.txt               one class name a line; the line number, from 0, is the label
+    counts.txt               label, images to train with, images to test with, class name; parted by tabs
     mean.txt                 one line 'B,G,R': the mean of each channel over all pixels of the training images, four
                              digits after the point, as the networks' option --mean takes it
+    mean.binaryproto         the mean of each pixel over the training images, a BlobProto as Caffe's mean_file wants it;
+                             only where all of them have one size
+    skipped.txt              the images left out, each with the reason; only where there are any
 """
 
 from __future__ import annotations
 
-import fcntl
+import itertools
 import os
 import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
+from prototxt_gen.core.io import write_text, write_whole
+from prototxt_gen.train.data_lmdb import LmdbWriter, told_errors, verified_start
+from prototxt_gen.train.data_out import unfinished_folder
+from prototxt_gen.train.data_tally import Chunk, Outcome, Tally, TallyFiles
 
 TRAIN_LMDB = "train_lmdb"
 TEST_LMDB = "test_lmdb"
 LABELS_FILE = "labels.txt"
+COUNTS_FILE = "counts.txt"
 MEAN_FILE = "mean.txt"
-MEMBERS = (TRAIN_LMDB, TEST_LMDB, LABELS_FILE, MEAN_FILE)
+PIXEL_MEAN_FILE = "mean.binaryproto"
+SKIPPED_FILE = "skipped.txt"
+MEMBERS = (TRAIN_LMDB, TEST_LMDB, LABELS_FILE, COUNTS_FILE, MEAN_FILE, PIXEL_MEAN_FILE)
 
-EXTRA_HINT = "pip install 'prototxt-gen[data]'"
-# Doubled when full. Without MDB_WRITEMAP the map is address space only: the file on disk grows with what is written.
-FIRST_MAP_BYTES = 64 << 20
-BATCH_RECORDS = 1000
-BATCH_BYTES = 64 << 20
-LITTLE_SPACE_BYTES = 1 << 20
-# LMDB's own limit (MDB_MAXKEYSIZE).
-KEY_BYTES = 511
+# Images handed around together. A set is taken up again at the beginning of such a group.
+CHUNK_ITEMS = 32
+# The order of images and the split of a folder depend on this and on the names of the files only.
+SEED = 1
 
-# progress(what, done, total): images of a split written so far.
+# progress(what, done, total): images of a split gone through so far.
 Progress = Callable[[str, int, int], None]
+# skipped(path, reason): an image that cannot be read.
+SkipReport = Callable[[Path, str], None]
 
 
 class Image(NamedTuple):
@@ -50,6 +58,13 @@ class Image(NamedTuple):
     encoded: Optional[bytes] = None
 
 
+class Skipped(NamedTuple):
+    """An image that cannot be read."""
+
+    name: str
+    reason: str
+
+
 class Split(NamedTuple):
     """The images of one LMDB; ``total`` is how many there are at most."""
 
@@ -57,22 +72,54 @@ class Split(NamedTuple):
     images: Iterable[Image]
 
 
+class Part(NamedTuple):
+    """What becomes one LMDB: ``chunks(start)`` yields all images from number ``start`` on, CHUNK_ITEMS at a time."""
+
+    name: str
+    total: int
+    chunks: Callable[[int], Iterator[Chunk]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a set is written: whether OUT is replaced, in which order, by how many processes, and who hears of it.
+
+    ``workers`` None means all cores. Without ``skip_corrupt`` an image that cannot be read is an error.
+    """
+
+    force: bool = False
+    shuffle: bool = True
+    seed: int = SEED
+    workers: Optional[int] = None
+    skip_corrupt: bool = True
+    progress: Progress = lambda what, done, total: None
+    skipped: SkipReport = lambda path, reason: None
+    note: Callable[[str], None] = lambda text: None
+
+    def ordered(self, items: Sequence[Any]) -> Sequence[Any]:
+        """Return the items in the order in which they are written."""
+        return shuffled(items, self.seed) if self.shuffle else items
+
+
 @dataclass(frozen=True)
 class ImageSet:
-    """What was written: images in each LMDB, class names in the order of their labels, mean (B, G, R)."""
+    """What was written: images in each LMDB, class names in the order of their labels, mean (B, G, R), images left out.
+
+    ``train_counts`` and ``test_counts`` hold the images of each class; ``pixel_mean`` tells whether there is one.
+    """
 
     train: int
     test: int
     classes: Tuple[str, ...]
     mean: Tuple[float, ...]
+    train_counts: Tuple[int, ...]
+    test_counts: Tuple[int, ...]
+    pixel_mean: bool
+    skipped: int
 
     def mean_text(self) -> str:
         """Return the mean as mean.txt and the networks' option --mean have it."""
         return ",".join(f"{value:.4f}" for value in self.mean)
-
-
-def ignore_progress(what: str, done: int, total: int) -> None:
-    """Take progress and do nothing with it."""
 
 
 def shuffled(items: Sequence[Any], seed: int) -> List[Any]:
@@ -95,162 +142,150 @@ def datum(image: Image) -> bytes:
     return record.SerializeToString()
 
 
-def write_image_set(
-    out: Path,
-    classes: Sequence[str],
-    train: Split,
-    test: Split,
-    force: bool = False,
-    progress: Progress = ignore_progress,
+def pack(images: Iterable[Union[Image, Skipped]]) -> Chunk:
+    """Return images as records, with the sums that the means are made of."""
+    import numpy
+
+    outcomes, channel_sums, pixels, shapes = [], numpy.zeros(3, numpy.int64), 0, {}
+    for image in images:
+        if isinstance(image, Skipped):
+            outcomes.append(Outcome(image.name, 0, None, image.reason))
+            continue
+        outcomes.append(Outcome(image.name, image.label, datum(image)))
+        pixels += image.pixels[0].size
+        shape = image.pixels.shape
+        if shape in shapes:
+            shapes[shape] += image.pixels
+        else:
+            shapes[shape] = image.pixels.astype(numpy.uint32)
+    for sums in shapes.values():
+        channel_sums += sums.sum(axis=(1, 2), dtype=numpy.int64)
+    return Chunk(tuple(outcomes), pixels, channel_sums, next(iter(shapes.values())) if len(shapes) == 1 else None)
+
+
+def write_image_set(out: Path, classes: Sequence[str], train: Split, test: Split, force: bool = False) -> ImageSet:
+    """Write images that this process makes as the set of images ``out``; nothing is left behind when that fails."""
+
+    def part(name: str, split: Split) -> Part:
+        images = iter(split.images)
+        groups = iter(lambda: list(itertools.islice(images, CHUNK_ITEMS)), [])
+        return Part(name, split.total, lambda start: map(pack, groups))
+
+    return write_parts(out, classes, part(TRAIN_LMDB, train), part(TEST_LMDB, test), None, Run(force=force))
+
+
+def write_parts(
+    out: Path, classes: Sequence[str], train: Part, test: Part, fingerprint: Optional[str], run: Run
 ) -> ImageSet:
     """Write a set of images as the folder ``out``, which gets its name only when all of it is on disk.
 
-    Raises Error when ``out`` exists (unless ``force`` and it is a set of images), when a split has no image, and when
-    the disk is full or the place not writable; nothing is left behind then.
+    A run of the same ``fingerprint`` that was cut short is gone on with. Raises Error when ``out`` exists (unless
+    ``run.force`` and it is a set of images), when a split has no image, and when the disk is full or the place not
+    writable.
     """
-    for name, split in ((TRAIN_LMDB, train), (TEST_LMDB, test)):
-        if not split.total:
-            raise Error(f"no image to write into '{name}'", where=str(out))
-    with new_folder(out, MEMBERS, force) as folder:
-        trained, mean = _write_split(folder / TRAIN_LMDB, train, progress)
-        tested, _ = _write_split(folder / TEST_LMDB, test, progress)
-        written = ImageSet(trained, tested, tuple(classes), mean)
-        (folder / LABELS_FILE).write_bytes(b"".join(os.fsencode(name) + b"\n" for name in classes))
-        (folder / MEAN_FILE).write_text(written.mean_text() + "\n", encoding="ascii")
+    for part in (train, test):
+        if not part.total:
+            raise Error(f"no image to write into '{part.name}'", where=str(out))
+    with unfinished_folder(out, (*MEMBERS, SKIPPED_FILE), run.force, fingerprint, run.note) as (folder, progress):
+        tallies = [_write_part(folder, progress, part, len(classes), run) for part in (train, test)]
+        written = _written(classes, *tallies)
+        _write_texts(folder, written, *tallies)
     return written
 
 
-def _write_split(folder: Path, split: Split, progress: Progress) -> Tuple[int, Tuple[float, ...]]:
-    """Write one LMDB; return the number of images and the mean of their pixels (B, G, R)."""
-    import numpy
+def _write_part(folder: Path, progress: Path, part: Part, classes: int, run: Run) -> Tally:
+    """Write one LMDB from where an earlier run has stopped, or from its beginning."""
+    place, files = folder / part.name, TallyFiles(progress / part.name)
+    tally = verified_start(place, files, part.total, run.note) or Tally.empty(classes)
+    for name, reason in tally.skipped:
+        _skip(run, name, reason)
+    with told_errors(place):
+        writer = LmdbWriter(place, tally.records, tally.checksum)
+        try:
+            if tally.done < part.total:
+                for chunk in part.chunks(tally.done):
+                    _take(chunk, tally, writer, part, run)
+                    if writer.is_full():
+                        _commit(writer, tally, files)
+                _commit(writer, tally, files)
+            writer.sync()
+        finally:
+            writer.close()
+    if not tally.records:
+        # Nothing to go on with.
+        shutil.rmtree(progress)
+        raise Error(f"none of the {part.total} images for '{part.name}' could be read")
+    return tally
 
-    sums, pixels = numpy.zeros(3, dtype=numpy.int64), 0
 
-    def records() -> Iterator[Tuple[str, bytes]]:
-        nonlocal pixels
-        for done, image in enumerate(split.images, start=1):
-            sums[:] += image.pixels.sum(axis=(1, 2), dtype=numpy.int64)
-            pixels += image.pixels[0].size
-            progress(folder.name, done, split.total)
-            yield image.name, datum(image)
+def _take(chunk: Chunk, tally: Tally, writer: LmdbWriter, part: Part, run: Run) -> None:
+    for number, outcome in enumerate(chunk.outcomes, start=tally.done + 1):
+        if outcome.record is not None:
+            writer.put(outcome.name, outcome.record)
+        else:
+            _skip(run, outcome.name, outcome.reason)
+        run.progress(part.name, number, part.total)
+    tally.add(chunk)
 
-    count = write_lmdb(folder, records())
-    if not count:
-        raise Error(f"none of the {split.total} images for '{folder.name}' could be read")
-    return count, tuple(float(value) for value in sums / pixels)
+
+def _skip(run: Run, name: str, reason: str) -> None:
+    if not run.skip_corrupt:
+        hint = "repair or remove it, or leave such images out with --skip-corrupt"
+        raise Error(f"cannot be read: {reason}", name, hint)
+    run.skipped(Path(name), reason)
+
+
+def _commit(writer: LmdbWriter, tally: Tally, files: TallyFiles) -> None:
+    """Write what waits. The tally goes first: whichever of the last two the LMDB agrees with is the true one."""
+    tally.records, tally.checksum = writer.number, writer.checksum
+    files.save(tally)
+    writer.commit()
+
+
+def _written(classes: Sequence[str], train: Tally, test: Tally) -> ImageSet:
+    mean = tuple(float(value) for value in train.channel_sums / train.pixels)
+    counts = [tuple(int(count) for count in one.counts) for one in (train, test)]
+    skipped = len(train.skipped) + len(test.skipped)
+    has_pixel_mean = train.pixel_sums is not None
+    return ImageSet(train.records, test.records, tuple(classes), mean, *counts, has_pixel_mean, skipped)
+
+
+def _write_texts(folder: Path, written: ImageSet, train: Tally, test: Tally) -> None:
+    def write(name: str, lines: Iterable[str]) -> None:
+        data = b"".join(os.fsencode(line) + b"\n" for line in lines)
+        write_whole(str(folder / name), lambda file: file.write(data))
+
+    write(LABELS_FILE, written.classes)
+    rows = enumerate(zip(written.train_counts, written.test_counts, written.classes))
+    write(COUNTS_FILE, (f"{label}\t{trained}\t{tested}\t{name}" for label, (trained, tested, name) in rows))
+    write_text(str(folder / MEAN_FILE), written.mean_text() + "\n")
+    if train.pixel_sums is not None:
+        data = mean_blob(train.pixel_sums / train.records)
+        write_whole(str(folder / PIXEL_MEAN_FILE), lambda file: file.write(data))
+    left_out = [f"{name}\t{reason}" for name, reason in (*train.skipped, *test.skipped)]
+    if left_out:
+        write(SKIPPED_FILE, left_out)
+
+
+def mean_blob(mean: Any) -> bytes:
+    """Return the BlobProto of a mean (C, H, W), with the four sizes that all versions of Caffe read."""
+    channels, height, width = mean.shape
+    blob = DEFAULT_DIALECT.message("BlobProto")(num=1, channels=channels, height=height, width=width)
+    blob.data.extend(mean.astype("float32").ravel().tolist())
+    return blob.SerializeToString()
 
 
 def write_lmdb(folder: Path, records: Iterable[Tuple[str, bytes]]) -> int:
     """Write (name, value) records into a new LMDB at ``folder`` in their order; return how many there were."""
-    lmdb = _import_lmdb()
-    try:
-        folder.mkdir()
-        environment = lmdb.open(str(folder), map_size=FIRST_MAP_BYTES, sync=False, mode=0o644)
+    with told_errors(folder):
+        writer = LmdbWriter(folder)
         try:
-            number, batch, batch_bytes = 0, [], 0
             for name, value in records:
-                batch.append((f"{number:08d}_".encode() + os.fsencode(name))[:KEY_BYTES])
-                batch.append(value)
-                number += 1
-                batch_bytes += len(value)
-                if len(batch) >= 2 * BATCH_RECORDS or batch_bytes >= BATCH_BYTES:
-                    _commit(lmdb, environment, batch)
-                    batch, batch_bytes = [], 0
-            _commit(lmdb, environment, batch)
-            environment.sync(True)
+                writer.put(name, value)
+                if writer.is_full():
+                    writer.commit()
+            writer.commit()
+            writer.sync()
         finally:
-            environment.close()
-    except (lmdb.Error, OSError) as error:
-        # LMDB reports a write cut short by a full disk as an input/output error.
-        free = shutil.disk_usage(folder.parent).free
-        what = f"the disk is full: {free} bytes are free" if free < LITTLE_SPACE_BYTES else str(error)
-        raise Error(f"cannot write the LMDB: {what}", where=str(folder)) from error
-    return number
-
-
-def _commit(lmdb: Any, environment: Any, batch: Sequence[bytes]) -> None:
-    """Write key, value, key, value, ... in one transaction, doubling the map until it holds them."""
-    while True:
-        try:
-            with environment.begin(write=True) as transaction:
-                for key, value in zip(batch[::2], batch[1::2]):
-                    # Keys come in order: appending fills the pages instead of splitting them in half.
-                    transaction.put(key, value, append=True)
-            return
-        except lmdb.MapFullError:
-            environment.set_mapsize(2 * environment.info()["map_size"])
-
-
-def _import_lmdb() -> Any:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise Error("writing an LMDB needs the Python package 'lmdb'", hint=EXTRA_HINT) from error
-    return lmdb
-
-
-@contextmanager
-def new_folder(out: Path, members: Sequence[str], force: bool = False) -> Iterator[Path]:
-    """Yield an empty folder that gets the name ``out`` when the block ends well, and is deleted when it does not.
-
-    It is called ``<out>.partial`` until then. What a killed run has left under that name is cleared by the next one;
-    two runs at the same time are told apart by a lock. ``force`` replaces an existing ``out`` that holds nothing but
-    ``members``. Raises Error, also for any OSError of the block.
-    """
-    out = Path(os.path.abspath(out))
-    if os.path.lexists(out):
-        _check_replaceable(out, members, force)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise Error(f"cannot make the folder: {error.strerror}", where=str(partial)) from error
-    try:
-        _lock(descriptor, partial)
-        try:
-            for member in partial.iterdir():
-                shutil.rmtree(member) if member.is_dir() and not member.is_symlink() else member.unlink()
-            yield partial
-            _rename(partial, out, force)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, OSError):
-                what = f"cannot write: {error.strerror or error}"
-                raise Error(what, where=str(error.filename or out)) from error
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _check_replaceable(out: Path, members: Sequence[str], force: bool) -> None:
-    if not force:
-        raise Error("exists already", where=str(out), hint="choose another name, or replace it with --force")
-    if not out.is_dir() or out.is_symlink():
-        raise Error("is not a folder", where=str(out), hint="choose another name")
-    foreign = sorted(set(os.listdir(out)) - set(members))
-    if foreign:
-        hint = f"--force replaces only a folder that holds nothing but {', '.join(members)}"
-        raise Error(f"'{foreign[0]}' in it is not part of a set of images", where=str(out), hint=hint)
-
-
-def _lock(descriptor: int, partial: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Error("another run is writing this folder", where=str(partial)) from error
-    except OSError:
-        # Some network file systems have no locks; there two runs at once cannot be told apart.
-        return
-    if not partial.is_dir() or not os.path.samestat(os.fstat(descriptor), os.stat(partial)):
-        raise Error("another run has just finished writing this folder", where=str(partial))
-
-
-def _rename(partial: Path, out: Path, force: bool) -> None:
-    """Give the finished folder its name; what had the name goes only after that."""
-    replaced = out.with_name(out.name + ".replaced")
-    if force and out.is_dir():
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.rename(out, replaced)
-    os.rename(partial, out)
-    shutil.rmtree(replaced, ignore_errors=True)
+            writer.close()
+    return writer.number

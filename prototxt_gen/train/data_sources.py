@@ -1,249 +1,148 @@
-"""Where images come from: the Fashion-MNIST package and folders of image files."""
+"""Where image files come from: folders, lists, tar files."""
 
 from __future__ import annotations
 
-import gzip
-import io
+import functools
+import hashlib
 import os
-import struct
-import warnings
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train.data import (
-    EXTRA_HINT,
-    Image,
-    ImageSet,
-    Progress,
-    Split,
-    ignore_progress,
-    shuffled,
-    write_image_set,
+    CHUNK_ITEMS, SEED, TEST_LMDB, TRAIN_LMDB, ImageSet, Part, Run, shuffled, write_parts,
 )
+from prototxt_gen.train.data_images import IMAGE_SUFFIXES, ImageForm, Item, Place, grouped, import_pillow, read_items
+from prototxt_gen.train.data_tally import Chunk
+from prototxt_gen.train.data_tar import Member, members
+from prototxt_gen.train.data_workers import all_cores, in_order
 
-# The order of images and the split of a folder depend on this and on the names of the files only.
-SEED = 1
-
-# ---- Fashion-MNIST -------------------------------------------------------------------------------------------------
-
-FASHION_MNIST_DIR = "/usr/share/datasets/fashion-mnist"
-FASHION_MNIST_HINT = "apt-get install dataset-fashion-mnist"
-# Names and order: the table "Labels" of github.com/zalandoresearch/fashion-mnist.
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
-# 28x28 becomes 32x32, the input of the CIFAR networks.
-FASHION_MNIST_SIDE_PX = 28
-FASHION_MNIST_PAD_PX = 2
-# IDX: two zero bytes, the type (8: unsigned byte) and the number of axes, then the length of each axis; big-endian.
-IDX_IMAGES = 0x00000803
-IDX_LABELS = 0x00000801
-
-
-def write_fashion_mnist(
-    out: Path,
-    source: str = FASHION_MNIST_DIR,
-    force: bool = False,
-    limit: Optional[int] = None,
-    progress: Progress = ignore_progress,
-) -> ImageSet:
-    """Write Fashion-MNIST as a set of images: 32x32 with a border of zeros, three equal channels.
-
-    ``source`` is the folder of the four IDX files, ``limit`` keeps the first so many images of each split. Raises Error
-    when the package is not installed and when a file is truncated or not what its name says.
-    """
-    folder = Path(source)
-    splits = []
-    for name, prefix in (("train", "train"), ("test", "t10k")):
-        images, labels = _read_idx_pair(folder, prefix)
-        splits.append(_fashion_split(name, images[:limit], labels[:limit]))
-    return write_image_set(out, FASHION_MNIST_CLASSES, splits[0], splits[1], force, progress)
-
-
-def _fashion_split(name: str, images: Any, labels: Any) -> Split:
-    import numpy
-
-    pad = FASHION_MNIST_PAD_PX
-    padded = numpy.pad(images, ((0, 0), (pad, pad), (pad, pad)))
-    side = padded.shape[1]
-
-    def in_order() -> Iterator[Image]:
-        for index in shuffled(range(len(labels)), SEED):
-            pixels = numpy.broadcast_to(padded[index], (3, side, side))
-            yield Image(f"{name}-{index:05d}", int(labels[index]), pixels)
-
-    return Split(len(labels), in_order())
-
-
-def _read_idx_pair(folder: Path, prefix: str) -> Tuple[Any, Any]:
-    """Return images (N, 28, 28) and labels (N,), both uint8."""
-    images_file = folder / f"{prefix}-images-idx3-ubyte.gz"
-    labels_file = folder / f"{prefix}-labels-idx1-ubyte.gz"
-    images = read_idx(images_file, IDX_IMAGES)
-    labels = read_idx(labels_file, IDX_LABELS)
-    if images.shape[1:] != (FASHION_MNIST_SIDE_PX, FASHION_MNIST_SIDE_PX):
-        what = f"holds images of {images.shape[2]}x{images.shape[1]} where Fashion-MNIST has 28x28"
-        raise Error(what, where=str(images_file))
-    if len(images) != len(labels):
-        raise Error(f"holds {len(labels)} labels for {len(images)} images", where=str(labels_file))
-    if not len(images):
-        raise Error("holds no images", where=str(images_file))
-    if labels.max() >= len(FASHION_MNIST_CLASSES):
-        raise Error(f"holds the label {labels.max()} where there are 10 classes", where=str(labels_file))
-    return images, labels
-
-
-def read_idx(path: Path, magic: int) -> Any:
-    """Return the unsigned bytes of a gzipped IDX file in the shape it tells. Raises Error naming the file."""
-    import numpy
-
-    try:
-        with gzip.open(path, "rb") as file:
-            header = file.read(4)
-            if len(header) < 4 or struct.unpack(">I", header)[0] != magic:
-                raise Error(f"is not an IDX file of the kind 0x{magic:08x}: it begins with 0x{header.hex()}", str(path))
-            axes = magic & 0xFF
-            lengths = file.read(4 * axes)
-            if len(lengths) < 4 * axes:
-                raise Error("is truncated inside its header", where=str(path))
-            shape = struct.unpack(f">{axes}I", lengths)
-            size = int(numpy.prod(shape, dtype=object))
-            data = file.read()
-    except FileNotFoundError:
-        # The package brings the files into its own folder only.
-        hint = FASHION_MNIST_HINT if path.parent == Path(FASHION_MNIST_DIR) else ""
-        raise Error("there is no such file", where=str(path), hint=hint) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise Error(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=str(path)) from None
-    if len(data) != size:
-        raise Error(f"holds {len(data)} bytes where its header tells {size}", where=str(path))
-    return numpy.frombuffer(data, dtype=numpy.uint8).reshape(shape)
-
-
-# ---- Folders of images ---------------------------------------------------------------------------------------------
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff")
-JPEG_QUALITY = 95
-SHORT_SIDE_PX = 256
 TEST_SHARE = 0.1
-EXIF_ORIENTATION = 0x0112
+HALVES = ("train", "val")
+# Fewer chunks than this are done before a worker has started.
+CHUNKS_PER_WORKER = 4
 
-# skipped(path, reason): an image that cannot be read.
-Skipped = Callable[[Path, str], None]
-
-
-class _File(NamedTuple):
-    path: Path
-    name: str
-    label: int
+ByClass = Dict[str, List[Item]]
 
 
-@dataclass(frozen=True)
-class ImageForm:
-    """How images are stored: resized to a short side of ``short_side_px``, or to ``size_px`` (width, height) exactly.
+class Listing(NamedTuple):
+    """Class names in the order of their labels, the image files to train and to test with, and where they lie."""
 
-    ``encoded`` stores JPEG files, else the pixels themselves.
+    classes: Tuple[str, ...]
+    train: List[Item]
+    test: List[Item]
+    sources: Tuple[str, ...]
+
+
+def write_listing(out: Path, listing: Listing, form: ImageForm = ImageForm(), run: Run = Run()) -> ImageSet:
+    """Write image files as a set of images.
+
+    An image that cannot be decoded is told to ``run.skipped`` and left out, or is an error, as ``run.skip_corrupt``
+    says. Raises Error when there are no images or no readable ones.
     """
+    import_pillow()
+    sources = [os.path.realpath(source) for source in listing.sources]
+    hasher = hashlib.sha256(repr((form, listing.classes, sources)).encode("utf-8", "surrogateescape"))
+    parts = []
+    for name, items in ((TRAIN_LMDB, listing.train), (TEST_LMDB, listing.test)):
+        ordered = run.ordered(items)
+        hasher.update(f"{name} {len(ordered)}\n".encode())
+        for item in ordered:
+            text = f"{item.name}\0{item.label} {item.place.offset} {item.place.length}\n"
+            hasher.update(text.encode("utf-8", "surrogateescape"))
+        parts.append(Part(name, len(ordered), functools.partial(_chunks, ordered, form, run.workers)))
+    return write_parts(out, listing.classes, *parts, hasher.hexdigest(), run)
 
-    short_side_px: int = SHORT_SIDE_PX
-    size_px: Optional[Tuple[int, int]] = None
-    encoded: bool = True
 
-    def target(self, width: int, height: int) -> Tuple[int, int]:
-        """Return the (width, height) to which an image of this size is resized; halves are rounded up."""
-        if self.size_px:
-            return self.size_px
-        short = min(width, height)
-        width, height = ((2 * side * self.short_side_px + short) // (2 * short) for side in (width, height))
-        return width, height
+def _chunks(items: Sequence[Item], form: ImageForm, workers: Optional[int], start: int) -> Iterator[Chunk]:
+    most = -(-(len(items) - start) // (CHUNK_ITEMS * CHUNKS_PER_WORKER))
+    workers = min(workers or all_cores(), most)
+    return in_order(functools.partial(read_items, form=form), grouped(items, start, CHUNK_ITEMS), workers)
 
 
-def write_folder(
-    folder: str,
-    out: Path,
-    form: ImageForm = ImageForm(),
-    test_share: Optional[float] = None,
-    force: bool = False,
-    progress: Progress = ignore_progress,
-    skipped: Skipped = lambda path, reason: None,
-) -> ImageSet:
-    """Write a folder of images as a set of images.
-
-    The folder holds train/<class>/ and val/<class>/, or <class>/ alone; then ``test_share`` (0.1 when None) of each
-    class is drawn for the test LMDB. Classes are numbered in the order of their names. An image that cannot be decoded
-    is told to ``skipped`` and left out. Raises Error when there are no images, no readable ones, or classes that do not
-    agree.
-    """
-    _import_pillow()
+def refuse_inside(out: Path, folder: str) -> None:
+    """Check that ``out`` does not lie in the folder of images, where the next run would take it for a class."""
     place, target = Path(folder).resolve(), Path(out).resolve()
     if place == target or place in target.parents:
         hint = "it would be taken for a class of images: write it beside the folder"
         raise Error(f"lies inside the folder of images '{folder}'", str(out), hint)
-    classes, train, test = list_folder(folder, test_share)
-    splits = []
-    for files in (train, test):
-        splits.append(Split(len(files), _read_images(shuffled(files, SEED), form, skipped)))
-    return write_image_set(out, classes, splits[0], splits[1], force, progress)
 
 
-def list_folder(folder: str, test_share: Optional[float] = None) -> Tuple[Tuple[str, ...], List[_File], List[_File]]:
-    """Return the class names and the files for training and for testing."""
+# ---- Folders -------------------------------------------------------------------------------------------------------
+
+
+def list_folder(folder: str, test_share: Optional[float] = None, seed: int = SEED) -> Listing:
+    """Return the images of a folder that holds train/<class>/ and val/<class>/, or <class>/ alone.
+
+    In the second case ``test_share`` (0.1 when None) of each class is drawn for testing. Classes are numbered in the
+    order of their names. Raises Error when a class has no images and when classes do not agree.
+    """
+    _check_share(test_share)
     root = Path(folder)
-    if test_share is not None and not 0 < test_share < 1:
-        raise Error(f"the share to test with must lie between 0 and 1, not {test_share}")
     if not root.is_dir():
         raise Error("there is no such folder", where=folder)
-    halves = [half for half in ("train", "val") if (root / half).is_dir()]
+    halves = [half for half in HALVES if (root / half).is_dir()]
     if len(halves) == 1:
         missing = "val" if halves == ["train"] else "train"
         hint = f"to split one set of classes, name '{root / halves[0]}' and the share to test with"
         raise Error(f"there is a folder '{halves[0]}' but no folder '{missing}'", where=folder, hint=hint)
     if not halves:
-        classes, by_class = _list_classes(root, root)
-        return (classes, *_split(by_class, TEST_SHARE if test_share is None else test_share))
+        return _split_one(_list_classes(root, root), test_share, seed, folder)
+    return _two_halves(*(_list_classes(root / half, root) for half in HALVES), test_share, folder)
+
+
+def _check_share(test_share: Optional[float]) -> None:
+    if test_share is not None and not 0 < test_share < 1:
+        raise Error(f"the share to test with must lie between 0 and 1, not {test_share}")
+
+
+def _split_one(by_class: ByClass, test_share: Optional[float], seed: int, source: str) -> Listing:
+    """Draw the share of each class for testing: at least one image where there are two, and never all of them."""
+    train: List[Item] = []
+    test: List[Item] = []
+    for label, items in enumerate(by_class.values()):
+        drawn = shuffled([item._replace(label=label) for item in items], seed)
+        count = min(max(round((test_share or TEST_SHARE) * len(items)), 1), len(items) - 1)
+        test.extend(drawn[:count])
+        train.extend(drawn[count:])
+    return Listing(tuple(by_class), train, test, (source,))
+
+
+def _two_halves(train: ByClass, test: ByClass, test_share: Optional[float], where: str) -> Listing:
     if test_share is not None:
-        raise Error("has the folders train and val: there is nothing to split", where=folder)
-    classes, train = _list_classes(root / "train", root)
-    test_classes, test = _list_classes(root / "val", root)
-    unknown = sorted(set(test_classes) - set(classes))
+        raise Error("has the folders train and val: there is nothing to split", where=where)
+    unknown = sorted(set(test) - set(train))
     if unknown:
-        raise Error(f"class '{unknown[0]}' is not among the classes of train", where=str(root / "val"))
-    labels = {name: label for label, name in enumerate(classes)}
-    test_files = [one._replace(label=labels[name]) for name in test_classes for one in test[name]]
-    return classes, [one for name in classes for one in train[name]], test_files
+        place = os.path.join(where, "val")
+        raise Error(f"class '{unknown[0]}' is not among the classes of train", where=place)
+    labels = {name: label for label, name in enumerate(train)}
+    halves = ([item._replace(label=labels[name]) for name in half for item in half[name]] for half in (train, test))
+    return Listing(tuple(train), *halves, (where,))
 
 
-def _list_classes(folder: Path, root: Path) -> Tuple[Tuple[str, ...], Dict[str, List[_File]]]:
-    """Return class names and their files, both in the order of names; hidden files and other kinds are passed over."""
+def _list_classes(folder: Path, root: Path) -> ByClass:
+    """Return the images of each class, both in the order of names; hidden files and other kinds are passed over."""
     try:
         names = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
-        files = {name: _list_files(folder / name, root, label) for label, name in enumerate(names)}
+        by_class = {name: _list_files(folder / name, root) for name in names}
     except OSError as error:
         raise Error(f"cannot be read: {error.strerror}", where=str(error.filename)) from None
     if not names:
         raise Error("there are no folders of classes in it", where=str(folder))
-    for name in names:
+    return _checked_classes(by_class, str(folder))
+
+
+def _checked_classes(by_class: ByClass, where: str) -> ByClass:
+    for name, items in by_class.items():
         if "\n" in name:
-            raise Error(f"the class {name!r} has a line break in its name", where=str(folder))
-        if not files[name]:
+            raise Error(f"the class {name!r} has a line break in its name", where=where)
+        if not items:
             hint = f"an image's name ends in one of {' '.join(IMAGE_SUFFIXES)}"
-            raise Error(f"class '{name}' has no images", where=str(folder), hint=hint)
-    return tuple(names), files
+            raise Error(f"class '{name}' has no images", where=where, hint=hint)
+    return by_class
 
 
-def _list_files(folder: Path, root: Path, label: int) -> List[_File]:
+def _list_files(folder: Path, root: Path) -> List[Item]:
     def fail(error: OSError) -> None:
         raise error
 
@@ -252,73 +151,147 @@ def _list_files(folder: Path, root: Path, label: int) -> List[_File]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                path = Path(place, name)
-                found.append(_File(path, str(path.relative_to(root)), label))
+                path = os.path.join(place, name)
+                found.append(Item(os.path.relpath(path, root), 0, Place(path)))
     return sorted(found)
 
 
-def _split(by_class: Dict[str, List[_File]], test_share: float) -> Tuple[List[_File], List[_File]]:
-    """Draw the share of each class for testing: at least one image where there are two, and never all of them."""
-    train, test = [], []
-    for files in by_class.values():
-        drawn = shuffled(files, SEED)
-        count = min(max(round(test_share * len(files)), 1), len(files) - 1)
-        test.extend(drawn[:count])
-        train.extend(drawn[count:])
-    return train, test
+# ---- Lists ---------------------------------------------------------------------------------------------------------
 
 
-def _read_images(files: Sequence[_File], form: ImageForm, skipped: Skipped) -> Iterator[Image]:
-    pillow, _ = _import_pillow()
-    for file in files:
-        try:
-            pixels, encoded = _read_image(file.path, form)
-        except MemoryError:
-            raise
-        except pillow.UnidentifiedImageError:
-            skipped(file.path, "is no image")
-        # Pillow's decoders raise whatever a damaged file leads them to: OSError, SyntaxError, struct.error, ...
-        except Exception as error:
-            skipped(file.path, " ".join(str(getattr(error, "strerror", None) or error).split()))
-        else:
-            yield Image(file.name, file.label, pixels, encoded)
+def list_files(
+    train: str, test: Optional[str], root: str = "", classes: Optional[Sequence[str]] = None,
+    test_share: Optional[float] = None, seed: int = SEED,
+) -> Listing:
+    """Return the images that lists name, one 'FILE LABEL' a line as Caffe has them, below the folder ``root``.
 
-
-def _read_image(path: Path, form: ImageForm) -> Tuple[Any, Optional[bytes]]:
-    """Return an image's pixels (3, H, W) in the order B, G, R and, for the encoded form, its JPEG file.
-
-    A JPEG of three channels and the wanted size is kept as it is. The pixels are those before encoding. What Caffe
-    decodes of an encoded Datum must have three channels and stand upright, so grey and turned ones are encoded anew.
+    Without ``test``, ``test_share`` (0.1 when None) of each label is drawn for testing. Without ``classes`` the
+    labels' numbers are the names. Raises Error naming the line.
     """
-    import numpy
-
-    pillow, turn = _import_pillow()
-    data = path.read_bytes()
-    with warnings.catch_warnings():
-        # What Pillow warns of here, such as odd EXIF tags, does not touch the pixels.
-        warnings.simplefilter("ignore")
-        with pillow.open(io.BytesIO(data)) as image:
-            as_it_is = image.format == "JPEG" and image.mode == "RGB" and image.getexif().get(EXIF_ORIENTATION, 1) == 1
-            upright = turn(image).convert("RGB")
-        target = form.target(*upright.size)
-        if upright.size != target:
-            as_it_is = False
-            upright = upright.resize(target, pillow.BICUBIC)
-    pixels = numpy.ascontiguousarray(numpy.asarray(upright).transpose(2, 0, 1)[::-1])
-    if not form.encoded:
-        return pixels, None
-    if as_it_is:
-        return pixels, data
-    buffer = io.BytesIO()
-    upright.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return pixels, buffer.getvalue()
+    _check_share(test_share)
+    if test is not None and test_share is not None:
+        raise Error("a second list and a share to test with exclude one another")
+    halves = [read_list(path, None if classes is None else len(classes)) for path in (train, test) if path is not None]
+    named = [[Item(name, label, Place(os.path.join(root, name))) for name, label in half] for half in halves]
+    _check_root(named[0], train, root)
+    if classes is None:
+        classes = [str(label) for label in range(max(item.label for half in named for item in half) + 1)]
+    if test is not None:
+        return Listing(tuple(classes), *named, (root,))
+    by_label: ByClass = {name: [] for name in classes}
+    for item in named[0]:
+        by_label[classes[item.label]].append(item)
+    return _split_one(by_label, test_share, seed, root)
 
 
-def _import_pillow() -> Tuple[Any, Any]:
-    """Return Pillow's Image module and its function that turns an image as its EXIF tag says."""
+def read_list(path: str, classes: Optional[int] = None) -> List[Tuple[str, int]]:
+    """Return the file names and labels in a list, whose last words are the labels. Raises Error naming the line."""
+    found = []
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().replace("\t", " ").rpartition(" ")
+        if not name.strip() or not label.isdecimal() or int(label) >= 2**31:
+            hint = "write one image a line: its file, a space, its label, which is a whole number from 0"
+            raise Error(f"'{line.strip()}' is no file with a label", f"{path}:{number}", hint)
+        if classes is not None and int(label) >= classes:
+            raise Error(f"the label {label} is not among the {classes} classes", f"{path}:{number}")
+        found.append((name.strip(), int(label)))
+    if not found:
+        raise Error("names no images", path)
+    return found
+
+
+def read_names(path: str) -> List[str]:
+    """Return the class names in a file, one a line."""
+    names = list(_lines(path))
+    while names and not names[-1].strip():
+        names.pop()
+    if not names:
+        raise Error("holds no class names", path)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise Error(f"holds the class name '{twice[0]}' twice", path)
+    return names
+
+
+def _lines(path: str) -> List[str]:
     try:
-        from PIL import Image as pillow
-        from PIL import ImageOps
-    except ImportError as error:
-        raise Error("reading image files needs the Python package 'Pillow'", hint=EXTRA_HINT) from error
-    return pillow, ImageOps.exif_transpose
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            return [line.rstrip("\r\n") for line in file]
+    except OSError as error:
+        raise Error(f"cannot be read: {error.strerror}", path) from None
+
+
+def _check_root(items: Sequence[Item], path: str, root: str) -> None:
+    """Check that the first image is there, or some other one: a wrong root would skip them all, one by one."""
+    if any(os.path.lexists(item.place.path) for item in items[:1000]):
+        return
+    beside = os.path.dirname(os.path.abspath(path))
+    there = os.path.lexists(os.path.join(beside, items[0].name))
+    hint = f"--root {beside}" if there else "--root DIR names the folder that the list's files lie in"
+    raise Error(f"there is no file '{items[0].place.path}', which the list names, nor the following ones", path, hint)
+
+
+# ---- Tar files -----------------------------------------------------------------------------------------------------
+
+
+def list_tar(
+    train: str, test: Optional[str] = None, test_list: Optional[str] = None, test_share: Optional[float] = None,
+    seed: int = SEED,
+) -> Listing:
+    """Return the images of a tar file that holds what ``list_folder`` takes, or one tar file for each class.
+
+    ``test`` is a second one with images of the same classes; ``test_list`` gives their labels where it has no folders,
+    as ImageNet's. Raises Error when a tar file is damaged, and as ``list_folder`` does.
+    """
+    _check_share(test_share)
+    found = _folders_above_removed(members(train))
+    if test is None:
+        halves = [_below(found, half) for half in HALVES]
+        if all(halves):
+            return _two_halves(*(_tar_classes(half, train) for half in halves), test_share, train)
+        return _split_one(_tar_classes(found, train), test_share, seed, train)
+    by_class = _tar_classes(found, train)
+    others = members(test)
+    if test_list is None:
+        both = _two_halves(by_class, _tar_classes(_folders_above_removed(others), test), test_share, test)
+        return both._replace(sources=(train, test))
+    labels = dict(read_list(test_list, len(by_class)))
+    images = {os.path.basename(one.name): one for one in others}
+    missing = [name for name in labels if os.path.basename(name) not in images]
+    if missing:
+        raise Error(f"there is no '{missing[0]}' in it, which '{test_list}' names", test)
+    tested = [_item(images[os.path.basename(name)], test, label) for name, label in sorted(labels.items())]
+    train_only = _two_halves(by_class, {}, test_share, train)
+    return train_only._replace(test=tested, sources=(train, test))
+
+
+def _item(member: Member, tar: str, label: int = 0) -> Item:
+    return Item(member.name, label, Place(tar, member.offset, member.length))
+
+
+def _folders_above_removed(found: List[Member]) -> List[Member]:
+    """Take away the folders that all members lie in, as long as a folder for the class is left."""
+    while True:
+        firsts = {one.name.partition("/")[0] for one in found}
+        if len(firsts) != 1 or any(one.name.count("/") < 2 for one in found):
+            return found
+        found = _below(found, firsts.pop())
+
+
+def _below(found: Iterable[Member], folder: str) -> List[Member]:
+    start = folder + "/"
+    return [one._replace(name=one.name[len(start) :]) for one in found if one.name.startswith(start)]
+
+
+def _tar_classes(found: Iterable[Member], tar: str) -> ByClass:
+    by_class: ByClass = {}
+    for member in found:
+        folder, slash, _ = member.name.partition("/")
+        if slash:
+            by_class.setdefault(folder, []).append(_item(member, tar))
+    if not by_class:
+        hint = "images are wanted as CLASS/IMAGE, or in a tar file for each class"
+        raise Error("there are no folders of classes in it", tar, hint)
+    return _checked_classes({name: sorted(by_class[name]) for name in sorted(by_class)}, tar)

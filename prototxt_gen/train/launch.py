@@ -1,40 +1,36 @@
-"""Runs ``caffe train``: the exact command, the live log, signals, and how it ended.
+"""Plans and runs a training: what must be in order, the exact command, and how it ended.
 
-Caffe runs in the current directory and in a session of its own, so that a terminal's Ctrl-C reaches it once, from here.
-SIGINT and SIGTERM become its SIGINT, on which it writes a snapshot and stops; a second one kills it. SIGHUP is passed
-on as it is: Caffe writes a snapshot and goes on.
+Caffe runs in the current directory, as ``caffe train`` or through pycaffe (``pycaffe_worker``). SIGINT and SIGTERM
+become its SIGINT, on which it writes a snapshot and stops; a second one kills it. SIGHUP is passed on as it is: Caffe
+writes a snapshot and goes on.
 
-With ``--cpu`` a solver that says ``solver_mode: GPU`` would still take GPU 0, and Caffe has no flag against that. Only
-then Caffe gets another solver, ``<snapshot_prefix>.cpu-solver.prototxt``, which differs in solver_mode and spells the
-snapshot_prefix out, since Caffe derives a missing one from the solver's own name.
+Caffe gets the user's own solver where nothing is to be changed in it. Else it gets a copy: ``solver.prototxt`` in the
+folder of the run, or ``<snapshot_prefix>.run-solver.prototxt``; ``.cpu-solver.prototxt`` where ``--cpu`` alone
+overrules a ``solver_mode: GPU``, against which Caffe has no flag. A copy spells the snapshot_prefix out, since Caffe
+derives a missing one from the solver's own name.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import select
 import signal
-import subprocess
-from contextlib import contextmanager
+import sys
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import IO, Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from prototxt_gen.core.errors import CaffeError, Error
-from prototxt_gen.core.io import dumps, write_text
-from prototxt_gen.train import preflight
+from prototxt_gen.core.io import dumps, read_text, write_text
+from prototxt_gen.train import launch_failures, preflight, preflight_run, run_folder, run_resume
 from prototxt_gen.train.caffe import Caffe
-from prototxt_gen.train.logs import TrainingLog, is_watched
+from prototxt_gen.train.launch_process import Echo, Notice, Stops, Tee, follow, start
+from prototxt_gen.train.logs import TrainingLog
+from prototxt_gen.train.solver import with_settings
 
 GPU_IDS = re.compile(r"all|\d+(,\d+)*")
-MEMORY_HINT = "the kernel kills a process when memory runs out: dmesg tells; a smaller batch_size needs less"
-DISK_HINT = "the disk may be full, or the folder of the snapshots gone"
-
-STOP_NOTICE = "stopping: Caffe ends its iteration and writes a snapshot; once more to kill it"
-
-# echo(data): bytes of Caffe's log, as they come. notice(text): a line of our own.
-Echo = Callable[[bytes], None]
-Notice = Callable[[str], None]
+ENGINES = ("caffe", "pycaffe")
+WORKER = "prototxt_gen.train.pycaffe_worker"
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,8 @@ class Plan:
     """A training run that has passed the pre-flight checks.
 
     ``solver_text`` is the solver to write to ``solver_file`` before the start, or None when Caffe gets the user's own.
+    ``nets`` are texts of nets to write, with their paths. ``lint_text`` and ``lint_file`` are the solver as lint is to
+    see it. ``told`` are facts and warnings for the user. ``folder`` is the run's, ``record`` what it held before.
     """
 
     command: Tuple[str, ...]
@@ -49,6 +47,16 @@ class Plan:
     solver_text: Optional[str]
     prefix: str
     log: str
+    caffe: Caffe
+    snapshot: Optional[str]
+    settings: Mapping[str, str]
+    gpus: int
+    lint_text: str
+    lint_file: str
+    told: Tuple[str, ...]
+    nets: Tuple[Tuple[str, str], ...] = ()
+    folder: Optional[str] = None
+    record: Optional[Mapping[str, Any]] = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Outcome:
 
 
 def plan(
-    solver_path: str,
+    solver_path: Optional[str],
     caffe: Caffe,
     *,
     cpu: bool = False,
@@ -70,42 +78,92 @@ def plan(
     snapshot: Optional[str] = None,
     weights: Optional[str] = None,
     log: Optional[str] = None,
+    resume: bool = False,
+    settings: Optional[Mapping[str, str]] = None,
+    total_batch: Optional[int] = None,
+    folder: Optional[str] = None,
+    engine: str = "caffe",
 ) -> Plan:
     """Check everything that can be checked without starting Caffe, and settle the command; nothing is written.
 
-    ``gpu`` is 'all' or ids such as '0,1'. Raises Error for contradicting options and for what would make Caffe abort.
+    ``gpu`` is 'all' or ids such as '0,1'. ``resume`` goes on from the newest valid solver state, ``total_batch`` sets
+    iter_size, ``folder`` is the run's; one that holds a run needs no ``solver_path``. Raises Error for contradicting
+    options and for what would make Caffe abort.
     """
+    _check_options(cpu, gpu, snapshot, weights, resume)
+    again = folder is not None and run_folder.holds_run(folder)
+    if again and not (resume or snapshot):
+        raise Error("holds a run already", folder, "--resume goes on with it; or name another folder")
+    if solver_path is None and not again:
+        raise Error("no SOLVER is given", hint="only a --run that has been started knows its own")
+    record = run_folder.read_record(folder) if again else None
+    path = os.path.join(folder, run_folder.SOLVER) if again else solver_path
+    given = preflight.read_solver(path)
+    wants_gpu = given.HasField("solver_mode") and given.solver_mode == preflight.GPU
+    if gpu is None and wants_gpu and not cpu:
+        _check_gpu(path, caffe, None, True)
+        gpu_ids: Optional[str] = str(given.device_id)
+    else:
+        _check_gpu(path, caffe, gpu, False)
+        gpu_ids = gpu
+    places = preflight_run.gpu_places(gpu_ids) if gpu_ids is not None else [preflight_run.computer()]
+    gpus = 1 if gpu_ids is None else max(1, len(places)) if gpu_ids == "all" else gpu_ids.count(",") + 1
+    preflight.check_method(given, path)
+    nets = preflight.used_nets(given, path)
+    for used in nets:
+        preflight.check_net(used, path, caffe.layers)
+    settings = dict(settings or {})
+    if total_batch is not None:
+        settings["iter_size"] = str(_iter_size(total_batch, nets[0], gpus))
+    solver = _changed(given, settings, cpu)
+    prefix = preflight.snapshot_prefix(solver, path)
+    copies: Sequence[Tuple[str, str]] = ()
+    lint_text, lint_file = read_text(path) if solver == given else dumps(solver), path
+    if again and solver_path is not None:
+        asked = _changed(preflight.read_solver(solver_path), settings, cpu)
+        copies = run_folder.into_folder(asked, folder, preflight.snapshot_prefix(asked, solver_path))
+        run_folder.check_same(asked, solver, copies, folder)
+        copies = ()
+    elif folder is not None and not again:
+        copies = run_folder.into_folder(solver, folder, prefix)
+        prefix = solver.snapshot_prefix
+
+    told: List[str] = []
+    found = run_resume.newest_valid(prefix, solver, nets[0]) if resume and snapshot is None else None
+    if found is not None:
+        snapshot = found.snapshot
+        told += found.notes
+        told.append(f"resuming from {snapshot}" if snapshot else "note: there is no snapshot yet: this is the beginning")
+    iteration = found.iteration if found else _explicit_iteration(snapshot, solver, nets[0])
+    weights = None if snapshot else weights
+    for files in [weights] if weights is not None else [] if snapshot is not None else solver.weights:
+        preflight.check_weights(files, nets[0])
+    log = log or (f"{prefix}.log" if folder is None else os.path.join(folder, run_folder.LOG))
+    preflight.check_results(prefix, log)
+    told += _facts(nets, solver, places, prefix, iteration)
+    if snapshot is not None and engine == "caffe":
+        told += preflight_run.cursor_line(nets[0], iteration, max(solver.iter_size, 1), gpus)
+
+    if engine == "pycaffe":
+        del solver.weights[:]
+        solver.weights.extend([weights] if weights is not None else [] if snapshot else given.weights)
+    solver_file, solver_text = _solver_copy(solver, given, path, prefix, folder, cpu and wants_gpu and not settings)
+    command = _command(caffe, engine, solver_file, gpu, gpu_ids, snapshot, weights)
+    return Plan(command, solver_file, solver_text, prefix, log, caffe, snapshot, settings, gpus, lint_text, lint_file,
+                tuple(told), tuple((inside, read_text(file)) for file, inside in copies), folder, record)
+
+
+def _check_options(
+    cpu: bool, gpu: Optional[str], snapshot: Optional[str], weights: Optional[str], resume: bool
+) -> None:
     if cpu and gpu is not None:
         raise Error("--cpu and --gpu exclude one another")
     if snapshot is not None and weights is not None:
         raise Error("--snapshot and --weights exclude one another", hint="--snapshot resumes, --weights starts anew")
+    if snapshot is not None and resume:
+        raise Error("--snapshot and --resume exclude one another", hint="--resume finds the newest snapshot itself")
     if gpu is not None and not GPU_IDS.fullmatch(gpu):
         raise Error(f"--gpu {gpu} names no GPUs", hint="write 'all', or ids such as 0,1")
-    solver = preflight.read_solver(solver_path)
-    asks_for_gpu = solver.HasField("solver_mode") and solver.solver_mode == preflight.GPU
-    _check_gpu(solver_path, caffe, gpu, asks_for_gpu and not cpu)
-    preflight.check_method(solver, solver_path)
-    nets = preflight.used_nets(solver, solver_path)
-    for used in nets:
-        preflight.check_net(used, solver_path, caffe.layers)
-    if snapshot is not None:
-        preflight.check_snapshot(snapshot)
-    for files in [weights] if weights is not None else [] if snapshot is not None else solver.weights:
-        preflight.check_weights(files, nets[0])
-
-    prefix = preflight.snapshot_prefix(solver, solver_path)
-    log = log or f"{prefix}.log"
-    preflight.check_results(prefix, log)
-    solver_file, solver_text = solver_path, None
-    if cpu and asks_for_gpu:
-        solver.solver_mode = preflight.CPU
-        solver.snapshot_prefix = prefix
-        solver_file, solver_text = f"{prefix}.cpu-solver.prototxt", dumps(solver)
-    command = [str(caffe.binary), "train", "-solver", solver_file]
-    for flag, value in (("-gpu", gpu), ("-snapshot", snapshot), ("-weights", weights)):
-        if value is not None:
-            command += [flag, value]
-    return Plan(tuple(command), solver_file, solver_text, prefix, log)
 
 
 def _check_gpu(solver_path: str, caffe: Caffe, gpu: Optional[str], solver_wants_gpu: bool) -> None:
@@ -120,23 +178,104 @@ def _check_gpu(solver_path: str, caffe: Caffe, gpu: Optional[str], solver_wants_
         raise Error(f"solver_mode is GPU, and {what}", solver_path, "--cpu trains on the CPU")
 
 
-def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False) -> Outcome:
+def _iter_size(total_batch: int, net: preflight.UsedNet, gpus: int) -> int:
+    """Return iter_size for the images wanted in an update: total_batch = batch x iter_size x GPUs."""
+    batch = preflight_run.train_batch(net)
+    iter_size, rest = divmod(total_batch, batch * gpus)
+    if rest or not iter_size:
+        what = f"{total_batch} images an update are no multiple of {batch} images x {gpus} GPU{'s' * (gpus > 1)}"
+        raise Error(what, net.where, "choose another --total-batch, or another batch_size")
+    return iter_size
+
+
+def _changed(solver: Any, settings: Mapping[str, str], cpu: bool) -> Any:
+    changed = with_settings(solver, settings) if settings else type(solver).FromString(solver.SerializeToString())
+    if cpu and changed.HasField("solver_mode") and changed.solver_mode == preflight.GPU:
+        changed.solver_mode = preflight.CPU
+    return changed
+
+
+def _explicit_iteration(snapshot: Optional[str], solver: Any, net: preflight.UsedNet) -> int:
+    """Check the snapshot that the user named, if any, and return its iteration."""
+    if snapshot is None:
+        return 0
+    preflight.check_snapshot(snapshot)
+    if snapshot.endswith(".h5") and preflight.lacks_h5py():
+        return 0  # left to Caffe
+    return run_resume.check_state(snapshot, solver, net).iteration
+
+
+def _facts(
+    nets: Sequence[preflight.UsedNet], solver: Any, places: Sequence[preflight_run.Place], prefix: str, iteration: int
+) -> Iterator[str]:
+    yield from preflight_run.memory_lines(nets, solver, places)
+    for used in nets:
+        yield from preflight_run.check_labels(used)
+    yield from preflight_run.disk_lines(nets[0], solver, prefix, iteration)
+    if iteration >= solver.max_iter:
+        yield f"note: max_iter {solver.max_iter} is reached already: --set max_iter=N trains further"
+
+
+def _solver_copy(
+    solver: Any, given: Any, path: str, prefix: str, folder: Optional[str], only_mode: bool
+) -> Tuple[str, Optional[str]]:
+    if folder is not None:
+        return os.path.join(folder, run_folder.SOLVER), dumps(solver)
+    if solver == given:
+        return path, None
+    solver.snapshot_prefix = prefix
+    return f"{prefix}.{'cpu' if only_mode else 'run'}-solver.prototxt", dumps(solver)
+
+
+def _command(
+    caffe: Caffe, engine: str, solver_file: str, gpu: Optional[str], gpu_ids: Optional[str], snapshot: Optional[str],
+    weights: Optional[str],
+) -> Tuple[str, ...]:
+    if engine == "caffe":
+        command = [str(caffe.binary), "train", "-solver", solver_file]
+        flags = (("-gpu", gpu), ("-snapshot", snapshot), ("-weights", weights))
+    else:
+        if caffe.missing_modules:
+            what = f"pycaffe needs the packages {', '.join(caffe.missing_modules)}"
+            raise Error(what, sys.executable, "pip install '.[pycaffe]'")
+        if gpu_ids == "all":
+            gpu_ids = ",".join(place.name.rpartition(" ")[2] for place in preflight_run.gpu_places("all"))
+            if not gpu_ids:
+                raise Error("--gpu all needs nvidia-smi with --engine pycaffe", hint="name them: --gpu 0,1")
+        command = [sys.executable, "-m", WORKER, "--pycaffe", str(caffe.pycaffe), "--solver", solver_file]
+        flags = (("--gpu", gpu_ids), ("--snapshot", snapshot))
+    for flag, value in flags:
+        if value is not None:
+            command += [flag, value]
+    return tuple(command)
+
+
+def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments: Sequence[str] = ()) -> Outcome:
     """Run Caffe to its end, from the main thread; its log goes to the end of the plan's log file.
 
-    ``echo`` gets those of its lines that one watches a training by; with ``verbose`` all, as they come.
+    ``echo`` gets those of its lines that one watches a training by; with ``verbose`` all, as they come. ``arguments``
+    are those of the command line, for the run's record.
     Raises CaffeError when Caffe fails, and Error when a folder or file for its results cannot be written.
     """
-    log, stops = TrainingLog(), _Stops()
-    with _open_log(plan) as log_file, stops.caught():
+    log, stops = TrainingLog(), Stops()
+    with ExitStack() as stack:
+        lock = None if plan.folder is None else stack.enter_context(_lock(plan.folder))
+        log_file = stack.enter_context(_open_log(plan))
+        stack.enter_context(stops.caught())
+        for path, text in plan.nets:
+            write_text(path, text)
         if plan.solver_text is not None:
             write_text(plan.solver_file, plan.solver_text)
-        child = _start(plan.command)
+        if plan.folder is not None:
+            run_folder.record_start(plan.folder, plan.record, arguments, plan.command, plan.settings, plan.snapshot,
+                                    plan.caffe)
+        child = start(plan.command, {}, lock)
         stops.attach(child)
-        tee = _Tee(log_file, echo, notice, verbose)
+        tee = Tee(log_file, echo, notice, verbose)
         try:
             if not verbose:
                 tee.tell(f"setting up the nets; full log: {plan.log}")
-            _follow(child.stdout, log, tee, stops)
+            follow(child.stdout, log, tee, stops)
             status = child.wait()
         finally:
             if child.poll() is None:
@@ -146,18 +285,14 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False) -> Outcom
     return _outcome(plan, log, status, stops.count)
 
 
-def _start(command: Tuple[str, ...]) -> Any:
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    except OSError as error:
-        hint = "prototxt-gen caffe info shows what is found"
-        raise Error(f"cannot be run: {error.strerror}", command[0], hint) from None
+@contextmanager
+def _lock(folder: str) -> Iterator[int]:
+    with ExitStack() as stack:
+        try:
+            descriptor = stack.enter_context(run_folder.locked(folder))
+        except OSError as error:
+            raise Error(f"cannot be written: {error.strerror}", str(error.filename)) from None
+        yield descriptor
 
 
 @contextmanager
@@ -174,111 +309,6 @@ def _open_log(plan: Plan) -> Iterator[IO[bytes]]:
         raise Error(f"cannot be written: {error.strerror}", str(error.filename)) from None
     with log_file:
         yield log_file
-
-
-class _Stops:
-    """Counts the requests to stop and passes them on: the first as SIGINT, the second as SIGKILL."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.child: Optional[Any] = None
-
-    @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Take over SIGINT, SIGTERM and, unless ignored as under nohup, SIGHUP."""
-        handlers: Dict[int, Any] = {signal.SIGINT: self._stop, signal.SIGTERM: self._stop}
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            handlers[signal.SIGHUP] = self._hang_up
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def attach(self, child: Any) -> None:
-        """Name the process, and pass on what came before there was one."""
-        self.child = child
-        if self.count:
-            self._send(signal.SIGINT)
-
-    def _stop(self, number: int, frame: Any) -> None:
-        self.count += 1
-        self._send(signal.SIGINT if self.count == 1 else signal.SIGKILL)
-
-    def _hang_up(self, number: int, frame: Any) -> None:
-        self._send(signal.SIGHUP)
-
-    def _send(self, number: int) -> None:
-        if self.child is not None:
-            self.child.send_signal(number)
-
-
-class _Tee:
-    """Writes to the log file and to the user. Losing either, to a full disk or a closed terminal, stops no training."""
-
-    def __init__(self, log_file: IO[bytes], echo: Echo, notice: Notice, verbose: bool) -> None:
-        self.log_file: Optional[IO[bytes]] = log_file
-        self.echo: Optional[Echo] = echo
-        self.notice = notice
-        self.verbose = verbose
-
-    def write(self, data: bytes) -> None:
-        if self.log_file is not None:
-            try:
-                self.log_file.write(data)
-            except OSError as error:
-                self.log_file = None
-                self.tell(f"cannot write the log any further: {error.strerror}")
-        if self.verbose:
-            self._show(data)
-
-    def line(self, line: str) -> None:
-        """Take a line of what has been written, without its line break."""
-        if not self.verbose and is_watched(line):
-            self._show(f"{line}\n".encode())
-
-    def _show(self, data: bytes) -> None:
-        if self.echo is not None:
-            try:
-                self.echo(data)
-            except OSError:
-                self.echo = None
-
-    def tell(self, text: str) -> None:
-        if self.echo is not None:
-            try:
-                self.notice(text)
-            except OSError:
-                self.echo = None
-
-
-def _follow(pipe: IO[bytes], log: TrainingLog, tee: _Tee, stops: _Stops) -> None:
-    """Pass on what Caffe writes until it closes its end."""
-    rest = b""
-    told = 0
-    while True:
-        if stops.count > told:
-            told = stops.count
-            tee.tell(STOP_NOTICE if told == 1 else "killing Caffe")
-        # The time limit lets the notice out while Caffe is silent.
-        if not select.select([pipe], [], [], 0.2)[0]:
-            continue
-        data = os.read(pipe.fileno(), 1 << 16)
-        if not data:
-            break
-        tee.write(data)
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            _pass_on(line, log, tee)
-    if rest:
-        _pass_on(rest, log, tee)
-
-
-def _pass_on(data: bytes, log: TrainingLog, tee: _Tee) -> None:
-    line = data.decode("utf-8", "replace")
-    log.feed(line)
-    tee.line(line)
 
 
 def _outcome(plan: Plan, log: TrainingLog, status: int, stops: int) -> Outcome:
@@ -301,10 +331,14 @@ def _last_whole(snapshots: List[str]) -> Optional[str]:
 
 
 def _failure(plan: Plan, log: TrainingLog, status: int) -> CaffeError:
-    """Say how Caffe failed: the failed check first, then how its log ends."""
+    """Say how Caffe failed: the failed check first with what it means, then how its log ends."""
     how = f"ended with exit code {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
     first = log.fatal[0] if log.fatal else "caffe train " + ("ended without training" if status == 0 else how)
+    found = launch_failures.meaning([*log.fatal, *log.tail], status, plan.caffe.layers)
     tail = [line for line in log.tail if not any(line.endswith(one) for one in log.fatal)]
     text = [first, *log.fatal[1:], f"caffe train {how}; before that, its log says:", *(f"    {line}" for line in tail)]
-    hint = MEMORY_HINT if status == -signal.SIGKILL else DISK_HINT if "SerializeToOstream" in first else ""
-    return CaffeError("\n".join(text), plan.log, hint)
+    advice = [found.advice] if found else []
+    whole = _last_whole(log.snapshots)
+    if whole:
+        advice.append(f"--resume goes on from {whole}")
+    return CaffeError("\n".join(launch_failures.first_and_meaning(text, found)), plan.log, "\n".join(advice))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Iterator, List, NamedTuple, Tuple
 
@@ -49,12 +50,27 @@ class _Meta(NamedTuple):
     transaction: int
 
 
-class _Short(Exception):
+class DamagedLmdb(Exception):
     """A page is wanted that lies beyond the end of the file, or is not what it should be."""
+
+
+class Place(NamedTuple):
+    """Where a record's value lies in data.mdb, in bytes."""
+
+    key: bytes
+    offset: int
+    length: int
 
 
 def inspect_lmdb(folder: str) -> LmdbInfo:
     """Return what the LMDB at ``folder`` holds. Raises Error when it is missing, no LMDB, empty or truncated."""
+    with _opened(folder) as (descriptor, path):
+        return _inspect(descriptor, path)
+
+
+@contextmanager
+def _opened(folder: str) -> Iterator[Tuple[int, str]]:
+    """Yield a descriptor of the LMDB's data.mdb, and its name. An OSError is raised as Error."""
     path = os.path.join(folder, "data.mdb")
     if not os.path.isdir(folder):
         what = "is a file, not the folder of an LMDB" if os.path.exists(folder) else "there is no such LMDB"
@@ -66,11 +82,41 @@ def inspect_lmdb(folder: str) -> LmdbInfo:
     except OSError as error:
         raise Error(f"cannot be read: {error.strerror}", path) from None
     try:
-        return _inspect(descriptor, path)
+        yield descriptor, path
     except OSError as error:
         raise Error(f"cannot be read: {error.strerror}", path) from None
     finally:
         os.close(descriptor)
+
+
+def count_entries(folder: str) -> int:
+    """Return how many records the LMDB at ``folder`` says it holds. Raises Error when it is missing or no LMDB."""
+    with _opened(folder) as (descriptor, path):
+        return _read_meta(descriptor, path).entries
+
+
+def places(folder: str) -> Iterator[Place]:
+    """Yield the place of each record of the LMDB at ``folder`` in the order of keys.
+
+    Raises Error when it is missing or no LMDB, and DamagedLmdb where its pages are not what they should be, as in a
+    truncated file.
+    """
+    with _opened(folder) as (descriptor, path):
+        meta, size = _read_meta(descriptor, path), os.fstat(descriptor).st_size
+        try:
+            yield from _places(descriptor, meta, size)
+        except struct.error as error:
+            raise DamagedLmdb from error
+
+
+def walk_lmdb(folder: str) -> Iterator[Tuple[bytes, bytes]]:
+    """Yield the key and the value of each record of the LMDB at ``folder``, as ``places`` does."""
+    with _opened(folder) as (descriptor, _):
+        for place in places(folder):
+            value = os.pread(descriptor, place.length, place.offset)
+            if len(value) != place.length:
+                raise DamagedLmdb
+            yield place.key, value
 
 
 def check_lockable(folder: str) -> None:
@@ -97,11 +143,11 @@ def _inspect(descriptor: int, path: str) -> LmdbInfo:
     try:
         # Pages given back in the last transaction may end the file early, so the last page alone proves nothing.
         if size < (meta.last_page + 1) * meta.page_bytes:
-            for _ in _values(descriptor, meta, size):
+            for _ in _places(descriptor, meta, size):
                 pass
-        page, offset, length = next(_values(descriptor, meta, size))
-        return LmdbInfo(meta.entries, os.pread(descriptor, length, page * meta.page_bytes + offset))
-    except (_Short, struct.error, StopIteration):
+        first = next(_places(descriptor, meta, size))
+        return LmdbInfo(meta.entries, os.pread(descriptor, first.length, first.offset))
+    except (DamagedLmdb, struct.error, StopIteration):
         whole = size >= (meta.last_page + 1) * meta.page_bytes
         raise Error("is damaged" if whole else truncated, path, DATA_HINT) from None
 
@@ -123,8 +169,10 @@ def _parse_meta(page: bytes, path: str) -> _Meta:
     return _Meta(fields[4], *fields[12:])
 
 
-def _values(descriptor: int, meta: _Meta, size: int) -> Iterator[Tuple[int, int, int]]:
-    """Walk the tree in the order of keys and yield (page, offset, length) of each value, all of it inside the file."""
+def _places(descriptor: int, meta: _Meta, size: int) -> Iterator[Place]:
+    """Walk the tree in the order of keys and yield the place of each value, all of it inside the file."""
+    if not meta.entries:
+        return
     # Pages still to be read. A tree visits each page once: more visits than pages mean a loop.
     waiting: List[int] = [meta.root]
     visits = 0
@@ -133,7 +181,7 @@ def _values(descriptor: int, meta: _Meta, size: int) -> Iterator[Tuple[int, int,
         page = _page(descriptor, meta, number, size)
         visits += 1
         if visits > meta.last_page:
-            raise _Short
+            raise DamagedLmdb
         _, _, flags, lower, _ = HEADER.unpack_from(page)
         offsets = struct.unpack_from(f"<{(lower - HEADER.size) // 2}H", page, HEADER.size)
         if flags & BRANCH_PAGE:
@@ -144,23 +192,26 @@ def _values(descriptor: int, meta: _Meta, size: int) -> Iterator[Tuple[int, int,
             for offset in offsets:
                 low, high, node_flags, key_bytes = NODE.unpack_from(page, offset)
                 length, start = low | high << 16, offset + NODE.size + key_bytes
+                key = page[offset + NODE.size : start]
                 if node_flags & BIG_VALUE:
                     (number_of_value,) = struct.unpack_from("<Q", page, start)
                     _check_overflow(descriptor, meta, number_of_value, length, size)
-                    yield number_of_value, HEADER.size, length
+                    yield Place(key, number_of_value * meta.page_bytes + HEADER.size, length)
+                elif start + length > meta.page_bytes:
+                    raise DamagedLmdb
                 else:
-                    yield number, start, length
+                    yield Place(key, number * meta.page_bytes + start, length)
         else:
-            raise _Short
+            raise DamagedLmdb
 
 
 def _page(descriptor: int, meta: _Meta, number: int, size: int) -> bytes:
     if number > meta.last_page or (number + 1) * meta.page_bytes > size:
-        raise _Short
+        raise DamagedLmdb
     return os.pread(descriptor, meta.page_bytes, number * meta.page_bytes)
 
 
 def _check_overflow(descriptor: int, meta: _Meta, number: int, length: int, size: int) -> None:
     _, _, flags, _, _ = HEADER.unpack_from(_page(descriptor, meta, number, size))
     if not flags & OVERFLOW_PAGE or number * meta.page_bytes + HEADER.size + length > size:
-        raise _Short
+        raise DamagedLmdb

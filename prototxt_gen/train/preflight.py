@@ -159,6 +159,11 @@ def _check_first_image(layer: Any, value: bytes, where: str) -> None:
         raise Error(what, where, "give one, or one for each channel")
 
 
+def lacks_h5py() -> bool:
+    """True where HDF5 files cannot be read here."""
+    return importlib.util.find_spec("h5py") is None
+
+
 def check_snapshot(path: str) -> None:
     """Check that a solver state is whole and that the weights it names are there."""
     if os.path.isdir(path):
@@ -168,7 +173,7 @@ def check_snapshot(path: str) -> None:
     if path.endswith(".caffemodel"):
         hint = "to resume, name the .solverstate; to start from weights, use --weights"
         raise Error("holds weights only", path, hint)
-    if path.endswith(".h5") and importlib.util.find_spec("h5py") is None:
+    if path.endswith(".h5") and lacks_h5py():
         return  # left to Caffe
     state = read_solverstate(path)
     if state.learned_net and not os.path.isfile(state.learned_net):

@@ -10,7 +10,7 @@ from typing import Any, List, Mapping, Optional, Tuple
 from prototxt_gen.core import graph
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.core.io import loads
+from prototxt_gen.core.io import dumps, loads
 from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES, WITHOUT_MOMENTUM
 from prototxt_gen.nets.configs import NETWORKS
 
@@ -194,6 +194,16 @@ def _check_settings(solver: Any, settings: Mapping[str, str]) -> None:
     for name in POLICIES[policy]:
         if not (len(solver.stepvalue) if name == "stepvalue" else solver.HasField(name)):
             raise Error(f"lr_policy '{policy}' needs {name}, which is not given", hint=f"add --set {name}=...")
+
+
+def with_settings(solver: Any, settings: Mapping[str, str]) -> Any:
+    """Return a copy of a solver with fields set by hand, given as text and checked as ``render_solver`` checks them."""
+    text = dumps(solver)
+    for name, value in settings.items():
+        text = _with_setting(text, name, value)
+    changed = loads(text, type(solver), "the solver")
+    _check_settings(changed, settings)
+    return changed
 
 
 def _render(values: Mapping[str, Any]) -> str:

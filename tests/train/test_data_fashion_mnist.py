@@ -8,7 +8,7 @@ import numpy
 import pytest
 
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train import data_sources
+from prototxt_gen.train import data_arrays
 from prototxt_gen.train.lmdb_file import inspect_lmdb
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
@@ -33,9 +33,9 @@ def source(tmp_path):
 
 
 def test_images_are_padded_and_tripled_with_their_labels(source, tmp_path, read_lmdb):
-    written = data_sources.write_fashion_mnist(tmp_path / "out", str(source))
+    written = data_arrays.write_fashion_mnist(tmp_path / "out", str(source))
     assert (written.train, written.test) == (50, 20)
-    images = data_sources.read_idx(source / TRAIN_IMAGES, data_sources.IDX_IMAGES)
+    images = data_arrays.read_idx(source / TRAIN_IMAGES, data_arrays.IDX_IMAGES)
     assert written.mean == pytest.approx([images.sum() / (50 * 32 * 32)] * 3)
     pairs = read_lmdb(tmp_path / "out" / "train_lmdb")
     numbers = [int(key.rpartition("-")[2]) for key, _ in pairs]
@@ -50,13 +50,13 @@ def test_images_are_padded_and_tripled_with_their_labels(source, tmp_path, read_
 
 def test_two_runs_write_the_same(source, tmp_path, read_lmdb):
     for name in ("one", "two"):
-        data_sources.write_fashion_mnist(tmp_path / name, str(source), limit=30)
+        data_arrays.write_fashion_mnist(tmp_path / name, str(source), limit=30)
     for lmdb in ("train_lmdb", "test_lmdb"):
         assert read_lmdb(tmp_path / "one" / lmdb) == read_lmdb(tmp_path / "two" / lmdb)
 
 
 def test_the_package_as_installed(tmp_path, read_lmdb):
-    written = data_sources.write_fashion_mnist(tmp_path / "out")
+    written = data_arrays.write_fashion_mnist(tmp_path / "out")
     assert (written.train, written.test, written.mean_text()) == (60000, 10000, "55.8450,55.8450,55.8450")
     assert inspect_lmdb(str(tmp_path / "out" / "train_lmdb")).entries == 60000
     labels = [record.label for _, record in read_lmdb(tmp_path / "out" / "test_lmdb")]
@@ -89,16 +89,16 @@ def recompressed(change):
 def test_a_wrong_file_is_named(source, tmp_path, name, damage, message):
     (source / name).write_bytes(damage((source / name).read_bytes()))
     with pytest.raises(Error, match=message) as caught:
-        data_sources.write_fashion_mnist(tmp_path / "out", str(source))
+        data_arrays.write_fashion_mnist(tmp_path / "out", str(source))
     assert caught.value.where.endswith((name, name.replace("images-idx3", "labels-idx1")))
     assert os.listdir(tmp_path) == ["source"]
 
 
 def test_a_missing_package_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_sources, "FASHION_MNIST_DIR", str(tmp_path))
+    monkeypatch.setattr(data_arrays, "FASHION_MNIST_DIR", str(tmp_path))
     with pytest.raises(Error, match="there is no such file") as caught:
-        data_sources.write_fashion_mnist(tmp_path / "out", str(tmp_path))
+        data_arrays.write_fashion_mnist(tmp_path / "out", str(tmp_path))
     assert caught.value.hint == "apt-get install dataset-fashion-mnist"
     with pytest.raises(Error, match="there is no such file") as caught:
-        data_sources.write_fashion_mnist(tmp_path / "out", str(tmp_path / "own"))
+        data_arrays.write_fashion_mnist(tmp_path / "out", str(tmp_path / "own"))
     assert caught.value.hint == ""

@@ -10,9 +10,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train.data_sources import ImageForm, list_folder, write_folder
+from prototxt_gen.train.data import Run
+from prototxt_gen.train.data_images import ImageForm
+from prototxt_gen.train.data_sources import list_folder, write_listing
 
 RAW = ImageForm(size_px=(8, 8), encoded=False)
+
+
+def write_folder(folder, out, form=ImageForm(), test_share=None, run=Run()):
+    return write_listing(out, list_folder(folder, test_share), form, run)
 
 
 def save(path, color=(200, 100, 50), size=(40, 30), mode="RGB", **options):
@@ -70,12 +76,12 @@ def test_a_class_without_images_in_val_keeps_the_labels(halves, tmp_path, read_l
 
 
 def test_a_split_takes_its_share_of_each_class_once(flat):
-    classes, train, test = list_folder(str(flat), 0.3)
+    classes, train, test, _ = list_folder(str(flat), 0.3)
     assert classes == ("cat", "dog")
     assert [sum(one.label == label for one in test) for label in (0, 1)] == [3, 1]
     assert sorted(one.name for one in train + test) == sorted(
         str(path.relative_to(flat)) for path in flat.rglob("*.png"))
-    assert list_folder(str(flat), 0.3) == (classes, train, test)
+    assert list_folder(str(flat), 0.3) == (classes, train, test, (str(flat),))
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 5])
@@ -106,7 +112,7 @@ def test_hidden_files_and_other_kinds_are_passed_over(flat):
     (flat / "cat" / ".thumbnails").mkdir()
     (flat / "cat" / ".thumbnails" / "1.png").write_text("")
     save(flat / "cat" / "more" / "10.png")
-    classes, train, test = list_folder(str(flat))
+    classes, train, test, _ = list_folder(str(flat))
     assert (classes, len(train) + len(test)) == (("cat", "dog"), 15)
 
 
@@ -188,7 +194,7 @@ def test_images_that_cannot_be_read_are_named_and_left_out(flat, tmp_path):
     broken.write_bytes(content[:60] + bytes(20) + content[80:])
     skipped = {}
     written = write_folder(str(flat), tmp_path / "out", RAW, 0.2,
-                           skipped=lambda path, reason: skipped.update({path.name: reason}))
+                           Run(skipped=lambda path, reason: skipped.update({path.name: reason})))
     assert set(skipped) == {"cut.jpg", "empty.jpg", "text.png", "gone.png", "broken.png"}
     assert all(reason and "\n" not in reason for reason in skipped.values())
     assert written.train + written.test == 14
@@ -211,5 +217,5 @@ def test_one_image_in_all_leaves_nothing_to_test_with(tmp_path):
 
 def test_progress_counts_to_the_end(flat, tmp_path):
     calls = []
-    write_folder(str(flat), tmp_path / "out", RAW, 0.3, progress=lambda *call: calls.append(call))
+    write_folder(str(flat), tmp_path / "out", RAW, 0.3, Run(progress=lambda *call: calls.append(call)))
     assert calls[0] == ("train_lmdb", 1, 10) and calls[-1] == ("test_lmdb", 4, 4)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train import data
+from prototxt_gen.train import data, data_lmdb
 from prototxt_gen.train.lmdb_file import inspect_lmdb
 
 Datum = DEFAULT_DIALECT.message("Datum")
@@ -42,7 +42,7 @@ def test_records_come_back_in_the_order_written(tmp_path_factory, records):
     with environment.begin() as transaction:
         found = [(bytes(key), bytes(value)) for key, value in transaction.cursor()]
     environment.close()
-    keys = [f"{number:08d}_{name}".encode()[: data.KEY_BYTES] for number, (name, _) in enumerate(records)]
+    keys = [f"{number:08d}_{name}".encode()[: data_lmdb.KEY_BYTES] for number, (name, _) in enumerate(records)]
     assert found == list(zip(keys, [value for _, value in records]))
     information = inspect_lmdb(str(folder))
     assert (information.entries, information.first_value) == (len(records), records[0][1])
@@ -60,8 +60,8 @@ def test_datum_holds_the_pixels_channel_by_channel(height, width, label, random)
 
 
 def test_the_map_grows_with_the_data_and_leaves_no_empty_space(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "FIRST_MAP_BYTES", 1 << 16)
-    monkeypatch.setattr(data, "BATCH_RECORDS", 10)
+    monkeypatch.setattr(data_lmdb, "FIRST_MAP_BYTES", 1 << 16)
+    monkeypatch.setattr(data_lmdb, "BATCH_RECORDS", 10)
     value = bytes(100_000)
     assert data.write_lmdb(tmp_path / "one", [("x", value)] * 55) == 55
     assert inspect_lmdb(str(tmp_path / "one")).entries == 55

@@ -86,8 +86,10 @@ def test_a_training_ends_with_its_accuracy(train, job):
     assert (values["iteration"], values["snapshot"]) == ("20", "snap/tiny_iter_20.solverstate")
     assert values["log"] == "snap/tiny.log"
     assert float(values["accuracy/top1"]) > 0.6
-    assert result.stderr.startswith("setting up the nets; full log: snap/tiny.log\n")
-    told = result.stderr.splitlines()[1:]
+    before, _, told = result.stderr.partition("setting up the nets; full log: snap/tiny.log\n")
+    assert [line.split(":")[0] for line in before.splitlines()] == [
+        "solver.prototxt", "memory", "labels", "labels", "snapshots"]
+    told = told.splitlines()
     assert set(told) <= set(log_of(job).splitlines()) and len(told) < 0.2 * len(log_of(job).splitlines())
     for words in ("Iteration 15 ", "lr = 0.01", "Train net output #0: loss = ", "Testing net (#0)",
                   "Test net output #0: accuracy/top1 = ", "Snapshotting solver state", "Optimization Done."):
@@ -99,7 +101,7 @@ def test_a_training_ends_with_its_accuracy(train, job):
 
 def test_verbose_shows_the_whole_log(train, job):
     result = train("--verbose")
-    assert result.returncode == 0 and result.stderr == log_of(job)
+    assert result.returncode == 0 and result.stderr.endswith(log_of(job))
     assert "Creating Layer fc" in result.stderr
 
 
@@ -208,12 +210,17 @@ def test_weights_are_started_from(train, job):
 def test_a_failed_check_is_told_first(train, job):
     edit(job / "net.prototxt", ('bottom: "pool1" top: "fc"', 'bottom: "pool7" top: "fc"'))
     result = train()
+    assert (result.returncode, result.stdout) == (2, "") and "lint finds 1 error" in result.stderr
+    assert not (job / "snap").exists()
+    result = train("--no-lint")
     assert (result.returncode, result.stdout) == (3, "")
     before, _, after = result.stderr.partition("error: ")
+    before = before.partition("setting up")[2]
     assert len(before.splitlines()) < 4 and " @ " not in before and "stack trace" not in before
     ours = f"error: {after}".splitlines()
     assert ours[0] == "error: snap/tiny.log: Unknown bottom blob 'pool7' (layer 'fc', bottom index 0)"
-    assert ours[1] == "caffe train was ended by SIGABRT; before that, its log says:"
+    assert ours[1] == "that is: a layer reads blob 'pool7', which no layer before it makes"
+    assert ours[2] == "caffe train was ended by SIGABRT; before that, its log says:"
     assert len(ours) > 3 and not any("@" in line for line in ours)
     assert "Unknown bottom blob" in log_of(job)
 

@@ -1,0 +1,135 @@
+"""The folder of a run: everything that it was started with, and everything that it makes.
+
+    run.json          how it was started, each time: arguments, command, settings, versions (format 1)
+    solver.prototxt   the solver that Caffe gets: the given one with this folder's paths and the settings made
+    net.prototxt      the nets as they were given, byte for byte (or train_net.prototxt, test_net.prototxt, ...)
+    caffe.log         the log of all starts
+    snapshots/        what is resumed from
+    .lock             held by the training, and by Caffe itself: one at a time
+
+Nets and solver are written first and run.json last, so that a folder with run.json has all of it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import json
+import os
+import platform
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+from prototxt_gen import __version__
+from prototxt_gen.core.errors import Error
+from prototxt_gen.core.io import read_text, write_text
+from prototxt_gen.train.caffe import Caffe
+
+RECORD, SOLVER, LOG, LOCK, SNAPSHOTS = "run.json", "solver.prototxt", "caffe.log", ".lock", "snapshots"
+# What changes a training and may be recorded. No others: an environment holds secrets.
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NCCL_P2P_DISABLE")
+_NET_FIELDS = ("net", "train_net", "test_net")
+
+
+def holds_run(folder: str) -> bool:
+    """True when a run was started in a folder; one that holds other things is an Error."""
+    if not os.path.lexists(folder):
+        return False
+    if not os.path.isdir(folder):
+        raise Error("is no folder", folder, "--run names the folder of a run")
+    if os.path.isfile(os.path.join(folder, RECORD)):
+        return True
+    others = [name for name in sorted(os.listdir(folder)) if name != LOCK and ".prototxt" not in name
+              and not name.startswith(RECORD)]
+    if others:
+        hint = "name a new folder, or an empty one"
+        raise Error(f"is not empty, and no run: it holds '{others[0]}'", folder, hint)
+    return False
+
+
+def read_record(folder: str) -> Dict[str, Any]:
+    """Return what run.json says. Raises Error where it is damaged, or the run belongs to another current folder."""
+    path = os.path.join(folder, RECORD)
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        directory, starts = record["directory"], record["starts"]
+    except OSError as error:
+        raise Error(f"cannot be read: {error.strerror}", path) from None
+    except (ValueError, KeyError, TypeError):
+        raise Error("is no record of a run", path) from None
+    if not isinstance(starts, list) or not isinstance(directory, str):
+        raise Error("is no record of a run", path)
+    if not os.path.isdir(directory) or not os.path.samefile(directory, os.getcwd()):
+        hint = f"cd '{directory}'"
+        raise Error("was started in another folder, and its paths are taken from there", folder, hint)
+    return record
+
+
+def into_folder(solver: Any, folder: str, prefix: str) -> List[Tuple[str, str]]:
+    """Point a solver at this folder, in place; return (file, path in the folder) of the nets to copy."""
+    copies: List[Tuple[str, str]] = []
+    for field in _NET_FIELDS:
+        repeated = field == "test_net"
+        files = list(solver.test_net) if repeated else [getattr(solver, field)] * solver.HasField(field)
+        inside = []
+        for index, file in enumerate(files):
+            number = f"_{index}" if len(files) > 1 else ""
+            inside.append(os.path.join(folder, f"{field}{number}.prototxt"))
+            copies.append((file, inside[-1]))
+        if repeated:
+            solver.test_net[:] = inside
+        elif inside:
+            setattr(solver, field, inside[0])
+    solver.snapshot_prefix = os.path.join(folder, SNAPSHOTS, os.path.basename(prefix))
+    return copies
+
+
+def check_same(given: Any, run: Any, copies: Sequence[Tuple[str, str]], folder: str) -> None:
+    """Check that a solver, pointed at the folder, and its nets are the run's. Raises Error naming what differs."""
+    names = [field.name for field in run.DESCRIPTOR.fields if _value(given, field.name) != _value(run, field.name)]
+    for file, inside in copies:
+        names += [] if os.path.isfile(inside) and read_text(file) == read_text(inside) else [f"'{file}'"]
+    if names:
+        hint = "leave SOLVER out to go on with the run's own, and change it with --set; or name another folder"
+        raise Error(f"holds a run of another solver: {', '.join(names)} differ", folder, hint)
+
+
+def _value(solver: Any, name: str) -> Any:
+    value = getattr(solver, name)
+    return list(value) if hasattr(value, "extend") else value
+
+
+@contextmanager
+def locked(folder: str) -> Iterator[int]:
+    """Make the folder, hold its lock and yield the lock's descriptor."""
+    os.makedirs(os.path.join(folder, SNAPSHOTS), exist_ok=True)
+    with open(os.path.join(folder, LOCK), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Error("another training runs in it", folder, "wait for it, or stop it") from None
+        yield file.fileno()
+
+
+def record_start(
+    folder: str, before: Optional[Mapping[str, Any]], arguments: Sequence[str], command: Sequence[str],
+    settings: Mapping[str, str], snapshot: Optional[str], caffe: Caffe,
+) -> None:
+    """Write run.json with one more start. ``before`` is what it said, None for a new run."""
+    start = {
+        "arguments": list(arguments),
+        "caffe": {name: value for name, value in caffe.as_json().items()
+                  if name in ("binary", "origin", "version", "dialect", "cuda", "nccl")},
+        "command": list(command),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "settings": dict(settings),
+        "snapshot": snapshot,
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": {"prototxt-gen": __version__, "python": platform.python_version(), "system": platform.platform(),
+                     **{name: metadata.version(name) for name in ("numpy", "protobuf")}},
+    }
+    starts = [*(before["starts"] if before else []), start]
+    record = {"format": 1, "directory": os.getcwd(), "starts": starts}
+    write_text(os.path.join(folder, RECORD), json.dumps(record, indent=2, sort_keys=True) + "\n")
