@@ -27,7 +27,8 @@ from prototxt_gen.passes.phases import editable, surviving_blobs
 from prototxt_gen.spec.infer import infer
 from prototxt_gen.spec.shapes import Shape, format_shape
 
-LABELLED = {"Data", "ImageData", "WindowData", "MemoryData"}  # their first top is the image, the second its label
+# Their first top is the image, the second its label.
+LABELLED = {"AugmentedData", "Data", "ImageData", "WindowData", "MemoryData"}
 DATA = LABELLED | {"HDF5Data", "DummyData"}
 LEARNED_TYPES = {"BN", "BatchNorm", "Bias", "Convolution", "Deconvolution", "Embed", "InnerProduct", "LSTM", "PReLU",
                  "RNN", "Scale"}
@@ -219,7 +220,8 @@ def _add_inputs(new: Any, plan: _Plan, model: Model, given: Mapping[str, Shape])
                         f"--input {name}=1,3,224,224 tells the shape")
         layer.input_param.shape.add(dim=shape)
         edits.append(f"layer '{source.name}': input '{name}' of {format_shape(shape)}")
-        transform = source.transform_param
+        augmented = source.type == "AugmentedData"
+        transform = source.augmented_data_param if augmented else source.transform_param
         if transform.mean_value or transform.HasField("mean_file") or transform.HasField("scale"):
             edits.append(f"layer '{source.name}': its mean and scale are no part of the net now")
     return edits

@@ -25,7 +25,7 @@ from prototxt_gen.passes.base import PassResult, registry
 from prototxt_gen.passes.norms import INV_STD, inverse_std, statistic_of
 
 _BN_SHAPES = {"(1, C, 1, 1)": (1, -1, 1, 1), "(1, C)": (1, -1)}
-_WAYS_OUT = {"BN": "--pass split-bn first"}
+_WAYS_OUT = {"BN": "--pass split-bn first", "AugmentedData": "--pass train-to-deploy first"}
 
 
 @registry.add("dialect")
