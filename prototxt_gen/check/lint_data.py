@@ -94,6 +94,11 @@ def _faults(param: Any) -> Iterator[Tuple[str, str, str]]:
     for field in _COLOURS:
         if getattr(param, field) < 0:
             yield field, f"{field} is {getattr(param, field):g}, below 0", "0 leaves the colours as they are"
+    for field in ("saturation", "pca_std"):
+        if param.channels == 1 and getattr(param, field):
+            yield field, f"{field} changes colours, and channels is 1", "remove it"
+    if not param.prefetch:
+        yield "prefetch", "prefetch is 0, and at least one batch is made ahead", ""
     means = len(param.mean_value)
     if means and param.mean_file:
         yield "mean_file", "the mean is given twice, by mean_file and by mean_value", "remove one of them"
@@ -198,8 +203,8 @@ def _treatment(values: Any) -> str:
     means = list(values.mean_value)
     if len(set(means)) == 1:
         means = means[:1]  # one value serves all channels
-    mean = f"mean_file '{values.mean_file}'" if values.mean_file else "mean " + ",".join(f"{one:g}" for one in means)
-    return f"{mean if means or values.mean_file else 'no mean'} and scale {values.scale:g}"
+    mean = "mean " + ",".join(f"{one:g}" for one in means) if any(means) else "no mean"
+    return f"{f'mean_file {values.mean_file!r}' if values.mean_file else mean} and scale {values.scale:g}"
 
 
 @registry.add(
