@@ -18,7 +18,7 @@ from prototxt_gen.core.errors import Error, did_you_mean
 ERROR, WARNING, NOTE = "error", "warning", "note"
 # What a rule looks at: a net in one phase, a net in phase TRAIN that has a loss, a net file as a whole, or a solver.
 NET, TRAINING, FILE, SOLVER = "net", "training", "file", "solver"
-FAMILIES = ("lint_graph", "lint_shapes", "lint_training", "lint_solver")
+FAMILIES = ("lint_graph", "lint_shapes", "lint_training", "lint_solver", "lint_data")
 
 
 class Hit(NamedTuple):

@@ -22,6 +22,7 @@ DATABASES = ("Data", "WindowData")
 LIKELY_CHANNELS = (1, 2, 4, 6)
 # The message of each data layer that holds its batch_size.
 BATCH_FIELDS = {
+    "AugmentedData": "augmented_data_param",
     "Data": "data_param",
     "ImageData": "image_data_param",
     "HDF5Data": "hdf5_data_param",

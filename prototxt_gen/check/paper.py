@@ -21,8 +21,8 @@ from prototxt_gen.spec.infer import LayerInfo, NetInfo, format_shape, infer
 OK, DEVIATES, FAIL = "ok", "deviates (published file)", "FAIL"
 INPUT_SIZE_PX = 224
 # What stands before and after the network proper, and differs between training and deployment.
-END_TYPES = {"Input", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "Softmax", "SoftmaxWithLoss",
-             "Accuracy"}
+END_TYPES = {"Input", "AugmentedData", "Data", "ImageData", "HDF5Data", "MemoryData", "DummyData", "Softmax",
+             "SoftmaxWithLoss", "Accuracy"}
 COUNTED_TYPES = ("Convolution", "BN", "ReLU", "Eltwise", "Pooling", "Interp", "Sigmoid", "InnerProduct")
 
 
@@ -100,6 +100,9 @@ def _at_224(net: Any, where: str) -> NetInfo:
         elif layer.type in END_TYPES and layer.HasField("data_param"):
             layer.data_param.batch_size = 1
             layer.transform_param.crop_size = INPUT_SIZE_PX
+        elif layer.type == "AugmentedData":
+            layer.augmented_data_param.batch_size = 1
+            layer.augmented_data_param.crop_size = INPUT_SIZE_PX
     given = {name: shape for name in copy.input}
     return infer(copy, TEST, given=given, where=where)
 

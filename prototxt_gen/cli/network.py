@@ -10,10 +10,12 @@ import click
 from prototxt_gen.cli.arguments import assignments
 from prototxt_gen.cli.output import deliver, output_options
 from prototxt_gen.core.errors import Error
-from prototxt_gen.nets.configs import NETWORKS, NetConfig, find_network, vary
+from prototxt_gen.nets.configs import (
+    AUGMENTATIONS, NETWORKS, NO_AUGMENTATION, NetConfig, find_augmentation, find_network, vary,
+)
 
 POSITIVE = click.IntRange(min=1)
-TRAIN_ONLY = ("source", "test_source", "test_batch_size", "mean", "crop")
+TRAIN_ONLY = ("source", "test_source", "test_batch_size", "mean", "crop", "augment")
 
 
 def network_command(name: str) -> click.Command:
@@ -35,6 +37,9 @@ def network_command(name: str) -> click.Command:
                        f"none.  [default: {','.join(f'{one:g}' for one in config.mean)}]")
     @click.option("--crop", type=POSITIVE, metavar="PIXELS",
                   help=f"Crop of the training images, the net's input size.  [default: {config.input_size}]")
+    @click.option("--augment", type=click.Choice([*AUGMENTATIONS, NO_AUGMENTATION]),
+                  help=f"paper: {AUGMENTATIONS['paper'].about}. cifar: {AUGMENTATIONS['cifar'].about}. Both by the "
+                       "AugmentedData layer of this project's Caffe. none: stock Data layers.  [default: none]")
     @click.option("--input-size", type=POSITIVE, metavar="PIXELS",
                   help=f"Height and width of the input.  [default: {config.input_size}]")
     @click.option("--classes", type=POSITIVE, metavar="N", help=f"Classes.  [default: {config.classes}]")
@@ -132,4 +137,5 @@ def _data_ends(config: NetConfig, options: Dict[str, Any]) -> Any:
         source=options["source"] or DataEnds.source,
         test_source=options["test_source"] or DataEnds.test_source,
         mean=config.mean if given is None else read_mean(given, config.channels),
+        augmentation=find_augmentation(options["augment"] or NO_AUGMENTATION),
     )

@@ -13,12 +13,14 @@ from prototxt_gen.core.upgrade import Upgraded, upgrade_net
 CONTESTED = {
     "interp_param": ("Interp",),
     "bn_param": ("BN",),
+    "augmented_data_param": ("AugmentedData",),
     "swish_param": ("Swish",),
     "clip_param": ("Clip",),
     "input_param": ("Input",),
     "crop_param": ("Crop",),
     "parameter_param": ("Parameter",),
     "recurrent_param": ("LSTM", "RNN"),
+    "augmented_data_param": ("AugmentedData",),
 }
 _INPUTS = ("input", "input_dim", "input_shape")
 _TYPE = 2  # LayerParameter.type

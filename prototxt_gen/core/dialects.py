@@ -58,20 +58,23 @@ DIALECTS = {
             "bvlc",
             "BVLC Caffe 1.0",
             numbers={"swish_param": 147, "clip_param": 148},
-            lacks=("interp_param", "bn_param"),
+            lacks=("interp_param", "bn_param", "augmented_data_param"),
         ),
         Dialect(
             "happynear",
             "happynear/caffe-windows, where the merged BN layer comes from",
             numbers={"bn_param": 200},
-            lacks=("interp_param", "swish_param", "clip_param"),
+            lacks=("interp_param", "swish_param", "clip_param", "augmented_data_param"),
             bn_blob_shape="(1, C)",
         ),
         Dialect(
             "pspnet",
             "the fork of PSPNet",
             numbers={"interp_param": 143, "bn_param": 152},
-            lacks=("clip_param", "crop_param", "input_param", "parameter_param", "recurrent_param", "swish_param"),
+            lacks=(
+                "augmented_data_param", "clip_param", "crop_param", "input_param", "parameter_param", "recurrent_param",
+                "swish_param",
+            ),
         ),
     )
 }

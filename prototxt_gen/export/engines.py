@@ -19,7 +19,7 @@ from prototxt_gen.spec.infer import Shape, infer
 
 ENGINES = ("caffe", "numpy", "onnx", "opencv")
 NEEDS = {"onnx": ("onnxruntime", "onnx"), "opencv": ("cv2",)}
-DATA_TYPES = ("Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "DummyData")
+DATA_TYPES = ("AugmentedData", "Data", "ImageData", "HDF5Data", "WindowData", "MemoryData", "DummyData")
 
 
 def input_shapes_of(model: Model, where: str) -> Dict[str, Shape]:

@@ -26,7 +26,8 @@ DEFAULT_OPSET = 19  # the newest of onnxruntime 1.16, the oldest one that the ex
 OLDEST_OPSET = 18  # Resize by named axes, and reductions whose axes are an input
 MOST_BYTES = 2**31 - 2**24  # of weights: protobuf's limit for a message is 2 GB, and the nodes need some of it
 BATCH = "N"
-DATA_TYPES = ("AnnotatedData", "Data", "DummyData", "HDF5Data", "ImageData", "MemoryData", "WindowData")
+DATA_TYPES = ("AnnotatedData", "AugmentedData", "Data", "DummyData", "HDF5Data", "ImageData", "MemoryData",
+              "WindowData")
 TO_DEPLOY = "prototxt-gen convert NET --pass train-to-deploy makes a net that takes inputs and gives predictions"
 
 

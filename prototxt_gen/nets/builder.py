@@ -10,7 +10,7 @@ from prototxt_gen.core import graph
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model, read_text
 from prototxt_gen.nets.blocks import Blocks
-from prototxt_gen.nets.configs import NetConfig, validate
+from prototxt_gen.nets.configs import Augmentation, NetConfig, validate
 from prototxt_gen.spec import netspec
 
 TRAIN, DEPLOY, PUBLISHED = "train", "deploy", "published"
@@ -20,11 +20,15 @@ TOP5_NEEDS_CLASSES = 6  # top-5 accuracy among five classes is always 1
 
 @dataclass(frozen=True)
 class DataEnds:
-    """What the data layers of a training net read. ``mean`` is a value per channel, a mean file, or None."""
+    """What the data layers of a training net read. ``mean`` is a value per channel, a mean file, or None.
+
+    With an ``augmentation`` they are AugmentedData layers, which only this project's Caffe has; without, stock Data.
+    """
 
     source: str = "train_lmdb"
     test_source: str = "test_lmdb"
     mean: Union[Tuple[float, ...], str, None] = None
+    augmentation: Optional[Augmentation] = None
 
 
 def build(
@@ -97,9 +101,11 @@ def trunk(blocks: Blocks, config: NetConfig, data: str) -> str:
 
 
 def data_layer(config: NetConfig, data: DataEnds, spec: Any, *, test: bool) -> Any:
-    """Return the two tops, image and label, of a Data layer for one phase. Only training images are mirrored."""
+    """Return the two tops, image and label, of a data layer for one phase. Only training images are augmented."""
     transform: Dict[str, Any] = dict(crop_size=config.input_size)
-    if not test:
+    if data.augmentation is not None:
+        transform.update(_augmentation_fields(config, data.augmentation, spec, test))
+    elif not test:
         transform["mirror"] = True
     if isinstance(data.mean, str):
         transform["mean_file"] = data.mean
@@ -108,14 +114,37 @@ def data_layer(config: NetConfig, data: DataEnds, spec: Any, *, test: bool) -> A
             what = f"a mean of {len(data.mean)} values does not fit an image of {config.channels} channels"
             raise Error(what, hint="give one value, or one per channel: --mean")
         transform["mean_value"] = list(data.mean)
-    return spec.layers.Data(
+    ends = dict(
         ntop=2,
         include=dict(phase=graph.TEST if test else graph.TRAIN),
-        transform_param=transform,
         source=data.test_source if test else data.source,
         batch_size=config.test_batch_size if test else config.batch_size,
-        backend=spec.params.Data.LMDB,
     )
+    if data.augmentation is not None:
+        return spec.layers.AugmentedData(**ends, backend=spec.params.AugmentedData.LMDB, **transform)
+    return spec.layers.Data(**ends, backend=spec.params.Data.LMDB, transform_param=transform)
+
+
+def _augmentation_fields(config: NetConfig, one: Augmentation, spec: Any, test: bool) -> Dict[str, Any]:
+    """Return the fields of augmented_data_param that say how the images of a phase are cut and changed."""
+    if config.channels not in (1, 3):
+        what = f"AugmentedData gives images of 1 or 3 channels, and the net wants {config.channels}"
+        raise Error(what, hint="leave --augment out")
+    fields: Dict[str, Any] = dict(channels=config.channels) if config.channels != 3 else {}
+    if test:
+        if one.test_short:
+            fields["resize_short"] = round(one.test_short * config.input_size)
+        return fields
+    crops = spec.params.AugmentedData
+    if one.pad_px:
+        fields.update(crop=crops.PADDED, pad=one.pad_px)
+    else:
+        fields.update(crop=crops.RANDOM_RESIZED, min_area=one.area[0], max_area=one.area[1],
+                      min_aspect=one.aspect[0], max_aspect=one.aspect[1])
+    fields["mirror"] = True
+    if one.pca_std and config.channels == 3:  # grey images have no colours to change
+        fields["pca_std"] = one.pca_std
+    return fields
 
 
 def add_loss(n: Any, scores: Any, classes: int, spec: Any) -> None:

@@ -125,6 +125,41 @@ NETWORKS: Dict[str, NetConfig] = {
     ),
 }
 
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How the images of a training are cut and changed: all are mirrored at random, none is in TEST.
+
+    Training images are either padded and cut, or a random share of them is cut out and resized. Test images are cut in
+    the middle.
+    """
+
+    about: str
+    source: str  # where the numbers come from
+    pad_px: int = 0  # black border before the crop, on each side; 0: cut out and resized instead
+    area: Tuple[float, float] = (1.0, 1.0)  # least and greatest share of the image's area
+    aspect: Tuple[float, float] = (1.0, 1.0)  # least and greatest width / height of the share
+    pca_std: float = 0.0  # standard deviation of the colour noise along the principal components
+    test_short: float = 0.0  # short side of test images before the crop, in sizes of the crop; 0: not resized
+
+
+NO_AUGMENTATION = "none"
+AUGMENTATIONS: Dict[str, Augmentation] = {
+    "paper": Augmentation(
+        about="random shares of the image and colour noise, as on ImageNet",
+        source="section 4.2 of the paper: the scale and aspect ratios of GoogLeNet, the colour noise of AlexNet",
+        area=(0.08, 1.0),
+        aspect=(3 / 4, 4 / 3),
+        pca_std=0.1,
+        test_short=256 / 224,
+    ),
+    "cifar": Augmentation(
+        about="a random crop out of a border of 4 pixels, as on CIFAR",
+        source="section 4.1 of the paper",
+        pad_px=4,
+    ),
+}
+
 # What a user may change from the command line, and the fewest values that make sense.
 SETTABLE = ("modules", "mask_levels", "widths", "strides", "pre_units", "trunk_units", "mask_units", "groups",
             "stem_width", "stem_kernel", "stem_stride", "stem_pooling", "channels")
@@ -136,6 +171,16 @@ def find_network(name: str) -> NetConfig:
         hint = did_you_mean(name, NETWORKS, f"networks: {', '.join(NETWORKS)}")
         raise Error(f"no network is called '{name}'", hint=hint)
     return NETWORKS[name]
+
+
+def find_augmentation(name: str) -> Optional[Augmentation]:
+    """Return the augmentation called ``name``, None for ``none``."""
+    if name == NO_AUGMENTATION:
+        return None
+    if name not in AUGMENTATIONS:
+        known = [*AUGMENTATIONS, NO_AUGMENTATION]
+        raise Error(f"no augmentation is called '{name}'", hint=did_you_mean(name, known, f"one of {', '.join(known)}"))
+    return AUGMENTATIONS[name]
 
 
 def vary(config: NetConfig, changes: Mapping[str, str]) -> NetConfig:

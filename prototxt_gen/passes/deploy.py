@@ -27,7 +27,8 @@ from prototxt_gen.passes.phases import editable, surviving_blobs
 from prototxt_gen.spec.infer import infer
 from prototxt_gen.spec.shapes import Shape, format_shape
 
-LABELLED = {"Data", "ImageData", "WindowData", "MemoryData"}  # their first top is the image, the second its label
+# Their first top is the image, the second its label.
+LABELLED = {"AugmentedData", "Data", "ImageData", "WindowData", "MemoryData"}
 DATA = LABELLED | {"HDF5Data", "DummyData"}
 LEARNED_TYPES = {"BN", "BatchNorm", "Bias", "Convolution", "Deconvolution", "Embed", "InnerProduct", "LSTM", "PReLU",
                  "RNN", "Scale"}
@@ -227,13 +228,14 @@ def _left_to_the_user(plan: _Plan) -> Tuple[str, ...]:
     """Tell what the data layers did to images, and the deployed net does not."""
     notes = []
     for index in dict.fromkeys(version.maker for version in plan.inputs):
-        transform = plan.graph.layers[index].transform_param
+        source = plan.graph.layers[index]
+        transform = source.augmented_data_param if source.type == "AugmentedData" else source.transform_param
         means = ", ".join(f"{value:g}" for value in transform.mean_value)
         does = [f"mean_value {means}"] if means else []
         does += [f"mean_file '{transform.mean_file}'"] if transform.HasField("mean_file") else []
         does += [f"scale {transform.scale:g}"] if transform.HasField("scale") else []
         if does:
-            notes.append(f"give the net its images as layer '{plan.graph.layers[index].name}' did: {', '.join(does)}")
+            notes.append(f"give the net its images as layer '{source.name}' did: {', '.join(does)}")
     return tuple(notes)
 
 

@@ -26,6 +26,7 @@ from prototxt_gen.passes.norms import INV_STD, inverse_std, statistic_of
 
 _BN_SHAPES = {"(1, C, 1, 1)": (1, -1, 1, 1), "(1, C)": (1, -1)}
 _WAYS_OUT = {
+    "AugmentedData": "--pass train-to-deploy first",
     "BN": "--pass split-bn first",
     "Interp": "no pass writes Interp as other layers; prototxt-gen export --to onnx carries it out of Caffe",
 }

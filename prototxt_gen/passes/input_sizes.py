@@ -8,7 +8,13 @@ from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.spec.shapes import Shape, format_shape, plural
 
 SHAPED = {"Input": "input_param", "DummyData": "dummy_data_param"}  # a shape for each top, or one for all
-CROPPED = {"Data", "ImageData", "WindowData"}  # their first top is an image, cut to crop_size
+# Their first top is an image, cut to the crop_size of this message.
+CROPPED = {
+    "AugmentedData": "augmented_data_param",
+    "Data": "transform_param",
+    "ImageData": "transform_param",
+    "WindowData": "transform_param",
+}
 
 
 def shaped_inputs(net: Any) -> Set[str]:
@@ -96,7 +102,7 @@ def _set_crop(layer: Any, shape: Shape, where: str) -> str:
     if layer.type == "ImageData" and images.new_height and min(images.new_height, images.new_width) < height:
         what = f"its images are {images.new_height}x{images.new_width}, too small for a crop_size of {height}"
         raise Error(what, where, "new_height and new_width come first")
-    return _set(layer.transform_param, {"crop_size": height})
+    return _set(getattr(layer, CROPPED[layer.type]), {"crop_size": height})
 
 
 def _set(param: Any, values: Dict[str, int]) -> str:

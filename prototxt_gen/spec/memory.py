@@ -19,8 +19,13 @@ from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
 FLOAT_BYTES = 4
 # Arrays of a parameter's size that each solver type keeps beside data and difference, on the CPU.
 SOLVER_ARRAYS = {"SGD": 1, "Nesterov": 2, "AdaGrad": 2, "RMSProp": 2, "AdaDelta": 4, "Adam": 3}
-PREFETCHING = {"Data": "data_param", "ImageData": "image_data_param", "WindowData": "window_data_param"}
-IMAGE_PREFETCH = 4  # batches; Data has a field for it
+PREFETCHING = {
+    "AugmentedData": "augmented_data_param",
+    "Data": "data_param",
+    "ImageData": "image_data_param",
+    "WindowData": "window_data_param",
+}
+IMAGE_PREFETCH = 4  # batches; some types have a field for it
 SHARES_DATA = {"Split", "Reshape", "Flatten"}
 SHARES_DIFF = {"Reshape", "Flatten"}
 SINGLE_SHARES = {"Concat": "bottom_shapes", "Slice": "top_shapes"}  # with one bottom or top they share everything
@@ -100,7 +105,7 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
 
 def _prefetched(layer: LayerInfo) -> int:
     """Return how many batches a data layer holds."""
-    return layer.layer.data_param.prefetch if layer.type == "Data" else IMAGE_PREFETCH
+    return getattr(getattr(layer.layer, PREFETCHING[layer.type]), "prefetch", IMAGE_PREFETCH)
 
 
 def _shares_data(layer: LayerInfo) -> bool:
@@ -147,8 +152,8 @@ def with_batch(net: Any, batch: int) -> Any:
         if shape.dim:
             shape.dim[0] = batch
     for layer in copy.layer:
-        for name in ("data_param", "image_data_param", "memory_data_param", "hdf5_data_param", "window_data_param"):
-            if layer.HasField(name):
+        for name in (*PREFETCHING.values(), "memory_data_param", "hdf5_data_param"):
+            if name in layer.DESCRIPTOR.fields_by_name and layer.HasField(name):
                 getattr(layer, name).batch_size = batch
         for shape in [*layer.input_param.shape, *layer.dummy_data_param.shape]:
             if shape.dim:

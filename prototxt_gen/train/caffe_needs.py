@@ -28,6 +28,7 @@ HEADERS = {
     "libopenblas-dev": ("cblas.h", "openblas/cblas.h"),
     "liblmdb-dev": ("lmdb.h",),
     "libhdf5-dev": ("hdf5.h", "hdf5/serial/hdf5.h"),
+    "libjpeg62-turbo-dev": ("jpeglib.h",),
     "libopencv-imgcodecs-dev": ("opencv4/opencv2/imgcodecs.hpp", "opencv2/imgcodecs.hpp"),
     "libopencv-highgui-dev": ("opencv4/opencv2/highgui/highgui_c.h", "opencv2/highgui/highgui_c.h"),
 }
@@ -35,6 +36,7 @@ HEADERS = {
 CMAKE_NAMES = {
     "CMAKE_CXX_COMPILER": COMPILER_PACKAGE, "CMAKE_MAKE_PROGRAM": "ninja-build", "Protobuf": "libprotobuf-dev",
     "GLOG": "libgoogle-glog-dev", "GFLAGS": "libgflags-dev", "LMDB": "liblmdb-dev", "HDF5": "libhdf5-dev",
+    "JPEG": "libjpeg62-turbo-dev",
     "CBLAS": "libopenblas-dev", "OPENBLAS": "libopenblas-dev", "OPENCV_INCLUDE": "libopencv-highgui-dev",
     "OPENCV_core": "libopencv-imgcodecs-dev", "OPENCV_imgproc": "libopencv-imgcodecs-dev",
     "OPENCV_imgcodecs": "libopencv-imgcodecs-dev", "boost_system": "libboost-system-dev",

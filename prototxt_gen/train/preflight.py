@@ -23,9 +23,10 @@ from prototxt_gen.train.lmdb_file import check_lockable, inspect_lmdb
 # SolverParameter.SolverMode and DataParameter.DB as the schema numbers them.
 CPU, GPU = 0, 1
 LEVELDB, LMDB = 0, 1
+AUGMENTED_LIST = 1  # AugmentedDataParameter.Backend
 
 # Layer types that stock Caffe does not have.
-OWN_LAYERS = ("BN", "Interp")
+OWN_LAYERS = ("AugmentedData", "BN", "Interp")
 BUILD_HINT = "prototxt-gen caffe build builds a Caffe that has it"
 # The parameter of each data layer whose ``source`` is a text file, and what the file lists.
 LISTS = {"ImageData": "image_data_param", "HDF5Data": "hdf5_data_param", "WindowData": "window_data_param"}
@@ -113,11 +114,13 @@ def check_net(used: UsedNet, solver_path: str, layer_types: Collection[str]) -> 
             raise Error(f"layer '{layer.name}' has the type '{layer.type}', which this Caffe lacks", used.where, hint)
         if layer.type == "Data":
             _check_database(layer, used.where, beside)
+        elif layer.type == "AugmentedData":
+            _check_augmented(layer, used.where, beside)
         elif layer.type in LISTS:
             _check_file(layer, getattr(layer, LISTS[layer.type]).source, used.where, beside)
-        for mean_file in (layer.transform_param.mean_file, layer.data_param.mean_file):
-            if mean_file:
-                _check_file(layer, mean_file, used.where, beside)
+        for param in (layer.transform_param, layer.data_param, layer.augmented_data_param):
+            if param.mean_file:
+                _check_file(layer, param.mean_file, used.where, beside)
 
 
 def _check_file(layer: Any, path: str, where: str, beside: str) -> None:
@@ -135,21 +138,46 @@ def _check_database(layer: Any, where: str, beside: str) -> None:
             what = f"layer '{layer.name}' reads '{data.source}', which is no folder"
             raise Error(what, where, _place_hint(data.source, beside))
         return
+    _check_first_image(layer, _first_image(layer, data.source, where, beside), where)
+
+
+def _check_augmented(layer: Any, where: str, beside: str) -> None:
+    """Check that the images are there. Any size and number of channels will do: the layer makes them fit."""
+    param = layer.augmented_data_param
+    if not param.source:
+        raise Error(f"layer '{layer.name}' has no source", where, "write source: ... in its augmented_data_param")
+    if param.backend != AUGMENTED_LIST:
+        _first_image(layer, param.source, where, beside)
+        return
+    _check_file(layer, param.source, where, beside)
+    with open(param.source, encoding="utf-8", errors="surrogateescape") as file:
+        first = next((line for line in file if line.strip()), "")
+    image, _, label = first.strip().rpartition(" ")
+    if not image or not label.lstrip("-").isdigit():
+        what = f"layer '{layer.name}' reads the list '{param.source}', which does not begin with an image and its label"
+        raise Error(what, where, "a line is 'path label'; an LMDB is read with 'backend: LMDB'")
+    if not os.path.isfile(param.root_folder + image):
+        what = f"the list '{param.source}' names '{param.root_folder + image}', which is no file"
+        hint = "root_folder goes before each name as it stands, its last '/' included"
+        raise Error(what, where, _place_hint(param.root_folder + image, beside) or hint)
+
+
+def _first_image(layer: Any, source: str, where: str, beside: str) -> Any:
+    """Return the first Datum of the LMDB that a layer reads, which must be whole and readable."""
     try:
-        first = inspect_lmdb(data.source).first_value
-        check_lockable(data.source)
+        value = inspect_lmdb(source).first_value
+        check_lockable(source)
     except Error as error:
-        hint = _place_hint(data.source, beside) or error.hint
-        raise Error(f"layer '{layer.name}' cannot read '{data.source}': {error.what}", where, hint) from None
-    _check_first_image(layer, first, where)
-
-
-def _check_first_image(layer: Any, value: bytes, where: str) -> None:
-    """Check crop and mean against the first image; an encoded one that does not tell its size passes."""
+        hint = _place_hint(source, beside) or error.hint
+        raise Error(f"layer '{layer.name}' cannot read '{source}': {error.what}", where, hint) from None
     try:
-        datum = DEFAULT_DIALECT.message("Datum").FromString(value)
+        return DEFAULT_DIALECT.message("Datum").FromString(value)
     except DecodeError:
-        raise Error(f"layer '{layer.name}': '{layer.data_param.source}' does not hold Datum records", where) from None
+        raise Error(f"layer '{layer.name}': '{source}' does not hold Datum records", where) from None
+
+
+def _check_first_image(layer: Any, datum: Any, where: str) -> None:
+    """Check crop and mean against the first image; an encoded one that does not tell its size passes."""
     crop, means = layer.transform_param.crop_size, len(layer.transform_param.mean_value)
     if datum.height and crop > min(datum.height, datum.width):
         what = f"layer '{layer.name}' crops {crop}x{crop} out of images of {datum.width}x{datum.height}"

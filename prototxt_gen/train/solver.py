@@ -110,11 +110,12 @@ def default_preset(net_name: str) -> str:
 
 
 def facts_of_net(net: Any, where: str) -> NetFacts:
-    """Read the batch sizes off the Data layers of a train_val net."""
+    """Read the batch sizes off the Data or AugmentedData layers of a train_val net."""
     batches = []
     for phase, name in ((graph.TRAIN, "TRAIN"), (graph.TEST, "TEST")):
         layers = graph.layers_in(net, graph.net_state(phase, net))
-        sizes = [layer.data_param.batch_size for layer in layers if layer.data_param.batch_size]
+        params = [param for layer in layers for param in (layer.data_param, layer.augmented_data_param)]
+        sizes = [param.batch_size for param in params if param.batch_size]
         if not sizes:
             raise Error(f"the net has no Data layer with a batch size in phase {name}", where,
                         "a solver needs a train_val net: prototxt-gen NETWORK writes one")

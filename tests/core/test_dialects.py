@@ -51,13 +51,14 @@ def test_bvlc_dialect_agrees_with_the_pinned_source_field_by_field(caffe_source,
     subprocess.run(["protoc", f"--proto_path={folder}", f"--descriptor_set_out={out}", "caffe.proto"], check=True)
     pinned = facts(descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file[0])
     ours = facts(file_descriptor(DIALECTS["bvlc"]))
-    added = {name for name in ours if name.startswith(("BNParameter.", "InterpParameter."))}
+    added = {name for name in ours if name.startswith(("BNParameter.", "InterpParameter.", "AugmentedDataParameter."))}
     assert as_float_defaults({k: v for k, v in ours.items() if k not in added}) == as_float_defaults(pinned)
     assert len(pinned) > 500
-    # The dialect that this Caffe is built with differs in two numbers and two added fields only.
+    # The dialect that this Caffe is built with differs in two numbers and three added fields only.
     own = facts(file_descriptor(DEFAULT_DIALECT))
     assert {name for name in own if own[name] != ours.get(name)} == {
-        f"LayerParameter.{name}" for name in ("swish_param", "clip_param", "bn_param", "interp_param")}
+        f"LayerParameter.{name}"
+        for name in ("swish_param", "clip_param", "bn_param", "interp_param", "augmented_data_param")}
 
 
 @pytest.mark.parametrize("name", DIALECTS)
@@ -72,7 +73,8 @@ def test_field_numbers_of_the_forks(name):
 
 def test_own_numbers_are_above_2000():
     fields = DEFAULT_DIALECT.message("LayerParameter").DESCRIPTOR.fields_by_name
-    assert fields["swish_param"].number > 2000 and fields["clip_param"].number > 2000
+    for name in ("swish_param", "clip_param", "augmented_data_param"):
+        assert fields[name].number > 2000
 
 
 def test_dialects_live_beside_one_another():

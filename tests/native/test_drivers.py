@@ -20,9 +20,9 @@ SHAPES = [(3, 4, 5, 6), (7, 3), (2, 3, 4), (2, 2, 3, 2, 2), (5, 1, 1, 1)]
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    """All that is not Caffe's side of a layer, in a library of its own."""
+    """All drivers, which need neither Caffe nor other libraries, in a library of its own."""
     path = tmp_path_factory.mktemp("drivers") / "drivers.so"
-    sources = [one for one in sorted(LAYERS.glob("*.cpp")) if not one.name.endswith("_layer.cpp")]
+    sources = [*sorted(LAYERS.glob("*_cpu.cpp")), LAYERS / "parallel.cpp"]
     assert len(sources) >= 2
     command = [*compiler(), *FLAGS, f"-I{LAYERS}", str(HERE / "drivers.cpp"), *map(str, sources), "-o", str(path)]
     subprocess.run(command, check=True)

@@ -15,7 +15,7 @@ from prototxt_gen.spec.rules import Param, Place, rules
 from prototxt_gen.spec.shapes import format_shape
 
 # Types whose tops come from outside the net.
-INPUT_TYPES = ("Input", "Data", "HDF5Data", "ImageData", "MemoryData", "WindowData")
+INPUT_TYPES = ("Input", "AugmentedData", "Data", "HDF5Data", "ImageData", "MemoryData", "WindowData")
 
 
 def forward(

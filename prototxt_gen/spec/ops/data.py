@@ -40,6 +40,19 @@ def data(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     return Made(_with_labels(layer, images, place))
 
 
+@rules.add("AugmentedData", bottoms=0, tops=(1, 2))
+def augmented_data(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
+    """Images (batch_size, channels, crop_size, crop_size) and labels (batch_size,), whatever the source holds."""
+    param = layer.augmented_data_param
+    for name in ("batch_size", "crop_size"):
+        if not getattr(param, name):
+            raise Misfit(f"{name} in augmented_data_param is 0 or missing")
+    if param.channels not in (1, 3):
+        raise Misfit(f"channels is {param.channels}, and it gives 3 (B, G, R) or 1 (grey)")
+    images = (param.batch_size, param.channels, param.crop_size, param.crop_size)
+    return Made(_with_labels(layer, place.given.get(layer.top[0], images), place))
+
+
 @rules.add("ImageData", bottoms=0, tops=2)
 def image_data(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     """Images (batch_size, C, H, W) and labels (batch_size,); C is 3, or 1 where ``is_color`` is false.
