@@ -99,20 +99,17 @@ def plan(
     record = run_folder.read_record(folder) if again else None
     path = os.path.join(folder, run_folder.SOLVER) if again else solver_path
     given = preflight.read_solver(path)
-    wants_gpu = given.HasField("solver_mode") and given.solver_mode == preflight.GPU
-    if gpu is None and wants_gpu and not cpu:
-        _check_gpu(path, caffe, None, True)
-        gpu_ids: Optional[str] = str(given.device_id)
-    else:
-        _check_gpu(path, caffe, gpu, False)
-        gpu_ids = gpu
+    preflight.check_method(given, path)
+    settings = dict(settings or {})
+    solver = _changed(given, settings)
+    wants_gpu = solver.HasField("solver_mode") and solver.solver_mode == preflight.GPU
+    _check_gpu(path, caffe, gpu, wants_gpu and gpu is None and not cpu)
+    gpu_ids = str(solver.device_id) if wants_gpu and gpu is None and not cpu else gpu
     places = preflight_run.gpu_places(gpu_ids) if gpu_ids is not None else [preflight_run.computer()]
     gpus = 1 if gpu_ids is None else max(1, len(places)) if gpu_ids == "all" else gpu_ids.count(",") + 1
-    preflight.check_method(given, path)
-    nets = preflight.used_nets(given, path)
+    nets = preflight.used_nets(solver, path)
     for used in nets:
         preflight.check_net(used, path, caffe.layers)
-    settings = dict(settings or {})
     if total_batch is not None:
         settings["iter_size"] = str(_iter_size(total_batch, nets[0], gpus))
     solver = _changed(given, settings, cpu)
@@ -145,8 +142,9 @@ def plan(
         told += preflight_run.cursor_line(nets[0], iteration, max(solver.iter_size, 1), gpus)
 
     if engine == "pycaffe":
+        wanted = list(solver.weights)
         del solver.weights[:]
-        solver.weights.extend([weights] if weights is not None else [] if snapshot else given.weights)
+        solver.weights.extend([weights] if weights is not None else [] if snapshot else wanted)
     solver_file, solver_text = _solver_copy(solver, given, path, prefix, folder, cpu and wants_gpu and not settings)
     command = _command(caffe, engine, solver_file, gpu, gpu_ids, snapshot, weights)
     return Plan(command, solver_file, solver_text, prefix, log, caffe, snapshot, settings, gpus, lint_text, lint_file,
@@ -188,7 +186,7 @@ def _iter_size(total_batch: int, net: preflight.UsedNet, gpus: int) -> int:
     return iter_size
 
 
-def _changed(solver: Any, settings: Mapping[str, str], cpu: bool) -> Any:
+def _changed(solver: Any, settings: Mapping[str, str], cpu: bool = False) -> Any:
     changed = with_settings(solver, settings) if settings else type(solver).FromString(solver.SerializeToString())
     if cpu and changed.HasField("solver_mode") and changed.solver_mode == preflight.GPU:
         changed.solver_mode = preflight.CPU
