@@ -31,6 +31,7 @@ COMMANDS = {
     "solver": "prototxt_gen.cli.solver:solver",
     "data": "prototxt_gen.cli.data:data",
     "train": "prototxt_gen.cli.train:train",
+    "test": "prototxt_gen.cli.test:test",
     "caffe": "prototxt_gen.cli.caffe:caffe",
 }
 
