@@ -32,6 +32,7 @@ COMMANDS = {
     "data": "prototxt_gen.cli.data:data",
     "train": "prototxt_gen.cli.train:train",
     "test": "prototxt_gen.cli.test:test",
+    "time": "prototxt_gen.cli.time:time",
     "caffe": "prototxt_gen.cli.caffe:caffe",
 }
 
