@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
 from prototxt_gen.cli.arguments import add_weights, load_net
+from prototxt_gen.cli.data_progress import Progress
 from prototxt_gen.cli.output import write_stdout
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import display_name
 
 WORST_SHOWN = 20
 TAKEN_SHOWN = 3
-# Seconds between two lines of progress, on a terminal and in a log.
-TERMINAL_PERIOD_S = 0.2
-LOG_PERIOD_S = 10.0
 
 
 @click.command("test", short_help="Accuracy of weights on a set of images, top-1 and top-5.")
@@ -68,7 +64,8 @@ def test(
     )
     if job.crop.mean is None and mean is None:
         click.echo("note: no mean is subtracted: --mean gives one", err=True)
-    score = testing.run(job, caffe, gpu, _progress())
+    with Progress("images") as progress:
+        score = testing.run(job, caffe, gpu, progress.show)
     if as_json:
         write_stdout(json.dumps(_document(job, score), indent=2, sort_keys=True) + "\n")
         return
@@ -148,21 +145,3 @@ def _document(job: Any, score: Any) -> Dict[str, Any]:
         "scale": crop.scale,
         "top": {str(k): {"right": number, "share": share} for k, (number, share) in right.items()},
     }
-
-
-def _progress() -> Callable[[str, int, int], Any]:
-    """Return a progress callback with the rate: one line written over on a terminal, a line now and then in a log."""
-    terminal = sys.stderr.isatty()
-    period = TERMINAL_PERIOD_S if terminal else LOG_PERIOD_S
-    start = last = time.monotonic()
-
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < period and not (terminal and done == total):
-            return
-        last = now
-        text = f"{what}: {done} of {total} images, {done / max(now - start, 1e-3):.1f} a second"
-        click.echo(f"\r\033[K{text}" if terminal else text, nl=not terminal or done == total, err=True)
-
-    return show

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import click
 
 from prototxt_gen.cli.arguments import input_shapes, load_net
+from prototxt_gen.cli.data_progress import Progress
 from prototxt_gen.cli.output import write_stdout
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import display_name
@@ -49,7 +49,8 @@ def time(
     caffe = caffes.find(root)
     job = timing.plan(load_net(net), caffe, batch_size=batch_size, iterations=iterations, forward_only=forward_only,
                       given=input_shapes(inputs), where=display_name(net))
-    measured = timing.run(job, caffe, gpu, _progress if sys.stderr.isatty() else lambda what, done, total: None)
+    with Progress("iterations") as progress:
+        measured = timing.run(job, caffe, gpu, progress.show)
     if as_json:
         write_stdout(json.dumps(_document(job, measured), indent=2, sort_keys=True) + "\n")
         return
@@ -57,10 +58,6 @@ def time(
     if (sort or ("net" if by == "layer" else "time")) == "time":
         rows.sort(key=lambda row: -row.seconds)
     write_stdout("".join(f"{line}\n" for line in [*_table(measured, rows, by), "", *_totals(job, measured)]))
-
-
-def _progress(what: str, done: int, total: int) -> None:
-    click.echo(f"\r\033[K{what}: {done} of {total} iterations", nl=done == total, err=True)
 
 
 def _table(measured: Any, rows: Sequence[Any], by: str) -> List[str]:

@@ -282,4 +282,3 @@ def worst_classes(score: Score) -> List[int]:
     """Return the labels that occur, those with the smallest share right at the first guess first."""
     wrong = {label: sum(taken.values()) for label, taken in score.taken.items()}
     return sorted(score.images, key=lambda label: (-wrong.get(label, 0) / score.images[label], label))
-

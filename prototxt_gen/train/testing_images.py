@@ -28,9 +28,10 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import read_text
 from prototxt_gen.train.data import LABELS_FILE, TEST_LMDB
+from prototxt_gen.train.data_images import IMAGE_SUFFIXES, import_pillow
+from prototxt_gen.train.data_lmdb import EXTRA_HINT
 from prototxt_gen.train.lmdb_file import inspect_lmdb
 
-PACKAGES_HINT = "pip install 'prototxt-gen[data]'"
 AHEAD = 2  # batches whose images are decoded before the net asks for them
 SIZE_HINT = "--resize-short makes images larger, --size the net's input smaller"
 
@@ -93,7 +94,7 @@ def _open_lmdb(path: str) -> Source:
     try:
         import lmdb
     except ImportError as error:
-        raise Error("reading an LMDB needs the Python package 'lmdb'", hint=PACKAGES_HINT) from error
+        raise Error("reading an LMDB needs the Python package 'lmdb'", hint=EXTRA_HINT) from error
     count = inspect_lmdb(path).entries
 
     def items() -> Iterator[Item]:
@@ -108,15 +109,13 @@ def _open_lmdb(path: str) -> Source:
 
 
 def _open_folder(path: str) -> Source:
-    pillow, _ = _import_pillow()
-    known = {suffix for suffix, name in pillow.registered_extensions().items() if name in pillow.OPEN}
     root = Path(path)
     classes = tuple(sorted(one.name for one in root.iterdir() if one.is_dir() and not one.name.startswith(".")))
     files = [
         Item(str(file), None, label)
         for label, name in enumerate(classes)
         for file in sorted((root / name).rglob("*"))
-        if file.suffix.lower() in known and not file.name.startswith(".")
+        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
     ]
     if not files:
         raise Error("holds no images", path, "a folder for each class is wanted, or an LMDB")
@@ -251,7 +250,7 @@ def _raw(datum: Any, channels: Optional[int], resize_short: Optional[int], place
         return values
     if values.dtype != np.uint8 or datum.channels not in (1, 3):
         raise Error(f"{place} cannot be resized: it is none of bytes in 1 or 3 channels", where)
-    pillow, _ = _import_pillow()
+    pillow, _ = import_pillow()
     upright = values[0] if datum.channels == 1 else np.ascontiguousarray(values[::-1].transpose(1, 2, 0))
     return _planes(_resized(pillow.fromarray(upright), resize_short))
 
@@ -259,11 +258,13 @@ def _raw(datum: Any, channels: Optional[int], resize_short: Optional[int], place
 def _decode(
     data: bytes, channels: Optional[int], resize_short: Optional[int], turned: bool, place: str, where: str
 ) -> Any:
-    pillow, turn = _import_pillow()
+    pillow, turn = import_pillow()
     if channels not in (None, 1, 3):
         raise Error(f"{place} is encoded, and the net takes {channels} channels", where, "images have 1 or 3")
     try:
         with pillow.open(io.BytesIO(data)) as image:
+            if image.mode[0] in "IF":
+                raise ValueError("it has more than eight bits a channel")
             grey = channels == 1 or (channels is None and image.mode == "L")
             if grey:
                 image.draft("L", image.size)  # a JPEG's own brightness, as OpenCV takes it
@@ -281,7 +282,7 @@ def _resized(image: Any, short_px: int) -> Any:
     short = min(image.size)
     if short == short_px:
         return image
-    pillow, _ = _import_pillow()
+    pillow, _ = import_pillow()
     return image.resize([(2 * side * short_px + short) // (2 * short) for side in image.size], pillow.BICUBIC)
 
 
@@ -291,12 +292,3 @@ def _planes(image: Any) -> Any:
 
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)[::-1]
-
-
-def _import_pillow() -> Tuple[Any, Any]:
-    """Return Pillow's Image module and its function that turns an image as its EXIF tag says."""
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise Error("decoding images needs the Python package 'Pillow'", hint=PACKAGES_HINT) from error
-    return Image, ImageOps.exif_transpose

@@ -2,6 +2,10 @@
 
 import io
 import json
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,3 +103,23 @@ def test_a_network_by_name_brings_size_and_mean(cli, folder, tmp_path):
 def test_no_answer_is_exit_code_2(cli, folder, arguments, words):
     done = cli("test", "net.prototxt", *arguments, cwd=folder)
     assert done.returncode == 2 and words in done.stderr and done.stdout == "" and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_child_too(cli_path, folder):
+    (folder / "long.txt").write_text("images/red/0.png 2\n" * 100_000)
+    running = subprocess.Popen([cli_path, "test", "net.prototxt", "--weights", "weights.prototxt", "--source",
+                                "long.txt"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def caffes():
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+        return [child for child in children if b"testing_child" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+    deadline = time.monotonic() + 60
+    while not caffes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (child,) = caffes()
+    time.sleep(1)
+    running.send_signal(signal.SIGINT)
+    out, said = running.communicate(timeout=30)
+    assert (running.returncode, out) == (130, "") and said.endswith("interrupted\n")
+    assert not Path(f"/proc/{child}").exists()

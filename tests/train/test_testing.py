@@ -258,6 +258,7 @@ def test_what_cannot_be_tested_is_refused_with_a_reason(here, caffe_build):
     write_lmdb(here / "small", [raw(np.zeros((1, 24, 23), np.uint8), 3)])
     write_lmdb(here / "colour", [raw(np.zeros((3, 28, 28), np.uint8), 3)])
     write_lmdb(here / "broken", [Datum(encoded=True, data=b"\xff\xd8no", label=1)])
+    write_lmdb(here / "deep", [Datum(encoded=True, data=encode(np.zeros((30, 30), np.uint16), "PNG"), label=1)])
     write_lmdb(here / "short", [Datum(channels=1, height=28, width=28, data=b"123", label=1)])
     (here / "bad.txt").write_text("a.png 1\nb.png\n")
     (here / "gone.txt").write_text("a.png 1\n")
@@ -266,6 +267,7 @@ def test_what_cannot_be_tested_is_refused_with_a_reason(here, caffe_build):
         ({"source": "small"}, "image '00000000' has 23x24 pixels, and the crop takes 24x24\nhint: --resize-short"),
         ({"source": "colour"}, "has 3 channels, and the net takes 1"),
         ({"source": "broken"}, "image '00000000' is no image"),
+        ({"source": "deep"}, "cannot be decoded: it has more than eight bits"),
         ({"source": "short"}, "image '00000000' has 3 values for 1x28x28"),
         ({"source": "bad.txt"}, "bad.txt:2: is no line of a list"),
         ({"source": "gone.txt"}, "image 'a.png' cannot be read: No such file"),
