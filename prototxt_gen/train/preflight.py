@@ -206,7 +206,8 @@ def _layers_with_weights(path: str) -> List[str]:
     try:
         weights = parse_weights(open_bytes(path), DEFAULT_DIALECT, path, checked=False)
     except NotBinary:
-        raise Error("is no caffemodel, or is truncated", path, "a .caffemodel that Caffe has written is wanted") from None
+        hint = "a .caffemodel that Caffe has written is wanted"
+        raise Error("is no caffemodel, or is truncated", path, hint) from None
     if not weights.blobs:
         raise Error("holds no weights", path, "a .caffemodel that Caffe has written is wanted")
     return list(weights.blobs)

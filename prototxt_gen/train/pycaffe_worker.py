@@ -135,22 +135,13 @@ def _listen(solver: Any, signals: _Signals) -> List[int]:
 
 def _wind_on(solver: Any, path: str, gpus: int, log: Any) -> None:
     """Bring the Data layers of all nets to the record at which they stood when the solver's state was written."""
-    from prototxt_gen.core.solvers import net_uses
     from prototxt_gen.train.preflight import read_solver, used_nets
+    from prototxt_gen.train.run_skip import batches_taken
 
     param = read_solver(path)
-    done = solver.iter * max(param.iter_size, 1)
-    for number, (used, use) in enumerate(zip(used_nets(param, path), net_uses(param))):
-        if number == 0:
-            _wind_net(solver.net, used, done, gpus, log)
-        else:
-            tests = tests_before(solver.iter, param.test_interval, param.test_initialization)
-            _wind_net(solver.test_nets[number - 1], used, tests * param.test_iter[number - 1], 1, log)
-
-
-def tests_before(iteration: int, interval: int, at_start: bool) -> int:
-    """Return how often a solver has tested before it is at an iteration: at 0 if ``at_start``, then each interval."""
-    return 0 if not interval or not iteration else (iteration - 1) // interval + bool(at_start)
+    nets = [solver.net, *solver.test_nets]
+    for number, (net, used, batches) in enumerate(zip(nets, used_nets(param, path), batches_taken(param, solver.iter))):
+        _wind_net(net, used, batches, gpus if number == 0 else 1, log)
 
 
 def batches_into_epoch(batches: int, batch: int, gpus: int, records: int) -> int:

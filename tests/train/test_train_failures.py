@@ -15,7 +15,8 @@ from prototxt_gen.train import launch, launch_failures, preflight, preflight_run
 from prototxt_gen.train.logs import TrainingLog
 
 DEADLINE_S = 60
-ENDLESS = [("max_iter: 20", "max_iter: 100000000"), ("test_iter: 2\ntest_interval: 10", ""), ("snapshot: 10", "snapshot: 0")]
+ENDLESS = [("max_iter: 20", "max_iter: 100000000"), ("test_iter: 2\ntest_interval: 10", ""),
+           ("snapshot: 10", "snapshot: 0")]
 
 
 def edit(path, *changes):
@@ -63,7 +64,7 @@ NET, SOLVER = "net.prototxt", "solver.prototxt"
 
 @pytest.mark.parametrize("file, old, new, told", [
     (NET, '"ReLU"', '"Relu"', "no layer of the type Relu: did you mean 'ReLU'?"),
-    (NET, 'bottom: "pool1" top: "fc"', 'bottom: "pool7" top: "fc"', "reads blob 'pool7', which no layer before it makes"),
+    (NET, 'bottom: "pool1" top: "fc"', 'bottom: "pool7" top: "fc"', "reads blob 'pool7', which no layer before"),
     (NET, '"set/train_lmdb"', '"none"', "an LMDB that the net reads is not there"),
     (NET, '"set/train_lmdb"', '"net.prototxt"', "an LMDB cannot be read"),
     (NET, "scale: 0.0078", "scale: 0.0078 crop_size: 29", "an image is smaller than crop_size"),
@@ -99,7 +100,7 @@ def test_every_row_of_the_table_can_be_reached():
         "the GPU's memory ran out": "Check failed: error == cudaSuccess (2 vs. 0)  out of memory",
         "Caffe finds no GPU that it can use": "Check failed: error == cudaSuccess (35 vs. 0)  CUDA driver version is",
         "there is no GPU of that number": "Check failed: error == cudaSuccess (101 vs. 0)  invalid device ordinal",
-        "this Caffe was not compiled for this kind of GPU": "error == cudaSuccess (209 vs. 0)  no kernel image is available",
+        "this Caffe was not compiled for this kind of GPU": "error == cudaSuccess (209 vs. 0)  no kernel image is",
         "the GPUs could not talk to one another": "Check failed: result == ncclSuccess (2 vs. 0)",
     }
     for means, line in words.items():
@@ -122,7 +123,7 @@ def test_a_loss_that_is_no_number_is_told_once(cli, job, caffe_build):
     assert "a smaller base_lr" in result.stderr
     result = cli("train", "--run", "run", "--resume", cwd=job)
     assert result.returncode == 2 and "no snapshot is left to resume from" in result.stderr
-    assert "passed over run/snapshots/tiny_iter_20.solverstate: the weights of layer 'conv1' are not finite" in result.stderr
+    assert "tiny_iter_20.solverstate: the weights of layer 'conv1' are not finite" in result.stderr
 
 
 def test_an_lmdb_cut_off_while_it_is_read(cli_path, job, caffe_build):
@@ -231,5 +232,5 @@ def test_memory_beside_what_is_free(caffe_build, job, monkeypatch):
         edit(job / "net.prototxt", (f'train_lmdb" batch_size: {batch}', 'train_lmdb" batch_size: 20'))
     small, large = (preflight_run.Place("GPU 1", free) for free in (2**21, 2**30))
     first, second = preflight_run.memory_lines(nets, solver, [small, large])
-    assert re.fullmatch(r"warning: memory: batch 20 needs 3\.\d MiB of 2\.0 MiB free on GPU 1; batches of up to \d fit", first)
+    assert re.fullmatch(r"warning: memory: batch 20 needs 3\.\d MiB of 2\.0 MiB free on GPU 1; .* up to \d fit", first)
     assert re.fullmatch(r"memory: 3\.\d MiB of 1\.0 GiB free on GPU 1; batches of up to \d+ fit", second)
