@@ -154,14 +154,14 @@ def notes(history: History) -> List[Note]:
     lost = next((row for row in history.train if any(abs(value - LOST_SOFTMAX) < 0.001 for _, value in values_of(row))),
                 None)
     if lost is not None:
-        text = (f"train loss is {LOST_SOFTMAX} at iteration {lost.iteration}: the right labels have a probability of 0, "
-                "so the training has diverged")
+        text = (f"train loss is {LOST_SOFTMAX} at iteration {lost.iteration}: the right labels have a probability of 0,"
+                " so the training has diverged")
         found.append(Note("diverged", text, lost.iteration))
     flat = plateau(history)
     if flat:
         first, last, before, after = flat
-        text = (f"plateau: the median train loss of iterations {first} to {last} is {after:.4g}, less than 1 % below the "
-                f"{before:.4g} of as many before")
+        text = (f"plateau: the median train loss of iterations {first} to {last} is {after:.4g}, less than 1 % below"
+                f" the {before:.4g} of as many before")
         found.append(Note("plateau", text, first))
     if history.fatal:
         found.append(Note("failed", f"Caffe failed: {history.fatal[0]}", history.iteration))
@@ -265,7 +265,8 @@ def tidy(history: History) -> Iterator[Tuple[Any, ...]]:
     images = images_per_iteration(history)
     entries: List[Tuple[int, int, Row, List[Tuple[str, str, float]]]] = []
     for row, rate in zip(history.train, speeds(history.train)):
-        cells = [("solver", name, value) for name, value in _train_values(row, rate, images).items() if value is not None]
+        known = _train_values(row, rate, images).items()
+        cells = [("solver", name, value) for name, value in known if value is not None]
         entries.append((row.iteration, 1, row, cells + [("output", *one) for one in row.outputs.items()]))
     for test in history.tests:
         cells = [("solver", "loss", test.loss)] if test.loss is not None else []

@@ -38,14 +38,20 @@ class LogReader:
 
     def lines(self) -> Iterator[List[str]]:
         """Yield the lists of lines that have come since the last call; a pipe is read as it is written, to its end."""
-        while True:
-            data = self.file.read1(CHUNK_BYTES)
-            if not data:
-                return
-            if self._decoder is None:
-                self._decoder = codecs.getincrementaldecoder(_encoding(data))("replace")
-            *lines, self.rest = (self.rest + self._decoder.decode(data)).split("\n")
+        lines = self.take()
+        while lines is not None:
             yield lines
+            lines = self.take()
+
+    def take(self) -> Optional[List[str]]:
+        """Read once and return the lines that became whole, None at the end of the file."""
+        data = self.file.read1(CHUNK_BYTES)
+        if not data:
+            return None
+        if self._decoder is None:
+            self._decoder = codecs.getincrementaldecoder(_encoding(data))("replace")
+        *lines, self.rest = (self.rest + self._decoder.decode(data)).split("\n")
+        return lines
 
     def was_cut(self) -> bool:
         """Tell whether the file has become shorter than what has been read of it, as when it was begun anew."""

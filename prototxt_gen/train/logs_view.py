@@ -112,7 +112,7 @@ def columns(history: History) -> List[Column]:
     found: Dict[Tuple[str, int, str], Column] = {}
     for test in history.tests:
         for name in (["Test loss"] if test.loss is not None else []) + list(test.outputs):
-            title = f"test{f' #{test.net}' if len(nets) > 1 else ''} {name}"
+            title = f"{f'#{test.net}' if len(nets) > 1 else 'test'} {name}"
             found.setdefault(("test", test.net, name), Column(title, "test", test.net, name))
     for row in history.train:
         for name in row.outputs:
@@ -152,7 +152,8 @@ def table(history: History, lines: List[Entry], width: int) -> List[str]:
     if any(AGAIN in row[0] for row in cells):
         text.append(f"{AGAIN} ran again after a resume: the later run counts")
     if left_out:
-        text.append(f"not shown: {', '.join(left_out[:4])}{f' and {len(left_out) - 4} more' if len(left_out) > 4 else ''}")
+        more = f" and {len(left_out) - 4} more" if len(left_out) > 4 else ""
+        text.append(f"not shown: {', '.join(left_out[:4])}{more}")
     return text
 
 

@@ -110,7 +110,8 @@ def test_a_resume_from_between_displayed_iterations_replaces_from_there():
 
 
 def test_a_run_that_never_displayed_replaces_nothing():
-    log = read(displayed([0, 10, 20]) + resume(10) + "F0405 11:00:00.000000 8 io.cpp:1] Check failed: x\n    more of it\n")
+    failure = "F0405 11:00:00.000000 8 io.cpp:1] Check failed: x\n    more of it\n"
+    log = read(displayed([0, 10, 20]) + resume(10) + failure)
     assert [row.iteration for row in log.train] == [0, 10, 20] and not log.replaced
     assert log.fatal == ["Check failed: x", "    more of it"]
 
