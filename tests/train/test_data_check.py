@@ -14,7 +14,7 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train import data
 from prototxt_gen.train.caffe import child_environment
-from prototxt_gen.train.data_check import check_lmdb, lmdbs_in, spans
+from prototxt_gen.train.data_check import check_lmdb, lmdbs_in, spans, spans_text
 from prototxt_gen.train.data_images import ImageForm
 from prototxt_gen.train.data_sources import list_folder, write_listing
 
@@ -100,7 +100,13 @@ def test_records_that_do_not_go_together(tmp_path):
         "images have different numbers of channels: 1, 3",
         "1 images are encoded, the others are raw",
     ]
-    assert report.gaps() == [0, 2, 3, 4, 5, 6]
+    assert report.gaps() == [(0, 0), (2, 6)]
+
+
+def test_a_label_far_off_is_told_at_once(tmp_path):
+    report = check_lmdb(written(tmp_path / "one", [RAW, changed(label=2**31 - 1)]), classes=3)
+    assert report.gaps() == [(0, 0), (2, 2**31 - 2)]
+    assert report.problems() == ["1 images have a label beyond the 3 classes: 2147483647"]
 
 
 def test_a_wrong_size_beside_an_encoded_image(tmp_path):
@@ -165,7 +171,7 @@ def test_an_empty_lmdb_is_wrong(tmp_path):
 @given(st.sets(st.integers(0, 60)))
 def test_spans_name_each_number_once(numbers):
     found = []
-    for part in filter(None, spans(sorted(numbers)).split(", ")):
+    for part in filter(None, spans_text(spans(sorted(numbers))).split(", ")):
         first, _, last = part.partition("-")
         found.extend(range(int(first), int(last or first) + 1))
     assert found == sorted(numbers)

@@ -91,6 +91,12 @@ def test_lines_that_are_wrong_are_named(tmp_path, text, message):
     assert message in str(caught.value)
 
 
+def test_an_id_in_place_of_a_label_is_refused(listed):
+    (listed / "list.txt").write_text("a 0.png 2000000000\n")
+    with pytest.raises(Error, match="holds the label 2000000000"):
+        list_files(str(listed / "list.txt"), None, str(listed / "pictures"))
+
+
 def test_a_wrong_root_is_told(listed):
     with pytest.raises(Error, match="there is no file '/nowhere/a 0.png'") as caught:
         list_files(str(listed / "list.txt"), None, "/nowhere")

@@ -11,20 +11,20 @@ import pytest
 from PIL import Image
 
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train.data import Run
+from prototxt_gen.train.data import Run, write_lmdb
 from prototxt_gen.train.data_images import ImageForm
 from prototxt_gen.train.data_sources import list_folder, read_list, write_listing
 from prototxt_gen.train.data_workers import in_order
 from prototxt_gen.train.lmdb_file import count_entries
 
-CLASSES, EACH = 4, 500
+CLASSES, EACH = 4, 300
 FILES = ("labels.txt", "counts.txt", "mean.txt", "mean.binaryproto")
 FORM = ImageForm(size_px=(64, 48), encoded=False)
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """A folder of 2000 JPEG files, one of them cut short, in four classes."""
+    """A folder of 1200 JPEG files, one of them cut short, in four classes."""
     folder = tmp_path_factory.mktemp("photographs") / "in"
     noise = numpy.random.RandomState(0).randint(0, 256, (30, 40, 3)).astype(numpy.uint8)
     for label in range(CLASSES):
@@ -61,7 +61,7 @@ def same_as_uninterrupted(uninterrupted, read_lmdb):
     return check
 
 
-@pytest.mark.parametrize("workers", [2, 3, 5])
+@pytest.mark.parametrize("workers", [2, 5])
 def test_any_number_of_workers_writes_the_same_bytes(photographs, uninterrupted, tmp_path, workers):
     written = write(photographs, tmp_path / "out", workers=workers)
     assert (written.train + written.test, written.skipped) == (CLASSES * EACH - 1, 1)
@@ -97,9 +97,9 @@ def alive(pid):
 def test_kill_9_twice_and_going_on(cli, cli_path, photographs, tmp_path, same_as_uninterrupted):
     command = ["data", "folder", str(photographs), str(tmp_path / "out"), "--size", "64x48", "--raw"]
     partial = tmp_path / "out.partial"
-    for lmdb, enough in (("train_lmdb", 256), ("train_lmdb", 768)):
+    for enough in (256, 512):
         child = subprocess.Popen([cli_path, *command, "--workers", "2"], stderr=subprocess.DEVNULL)
-        wait_for(lambda: entries(partial / lmdb) >= enough)
+        wait_for(lambda: entries(partial / "train_lmdb") >= enough)
         workers = children(child.pid)
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -108,7 +108,7 @@ def test_kill_9_twice_and_going_on(cli, cli_path, photographs, tmp_path, same_as
         assert not (tmp_path / "out").exists()
     done = cli(*command)
     assert done.returncode == 0, done.stderr
-    assert "note: train_lmdb: " in done.stderr and "of 1800 images are done already, by an earlier run" in done.stderr
+    assert "note: train_lmdb: " in done.stderr and "of 1080 images are done already, by an earlier run" in done.stderr
     assert f"skipped: {photographs}/class1/100.jpg: " in done.stderr
     assert os.listdir(tmp_path) == ["out"]
     same_as_uninterrupted(tmp_path / "out")
@@ -125,7 +125,7 @@ def stopped_after(photographs, out, images):
         write(photographs, out, workers=1, progress=progress)
 
 
-@pytest.mark.parametrize("images", [1, 256, 257, 300, 1799, 1800])
+@pytest.mark.parametrize("images", [1, 256, 257, 300, 1079, 1080])
 def test_ctrl_c_keeps_whole_batches(photographs, tmp_path, same_as_uninterrupted, images):
     stopped_after(photographs, tmp_path / "out", images)
     assert not (tmp_path / "out").exists()
@@ -171,6 +171,17 @@ def test_a_kill_between_tally_and_commit_is_no_loss(photographs, tmp_path, same_
     same_as_uninterrupted(tmp_path / "out")
 
 
+def test_a_kill_before_the_first_commit_is_no_damage(photographs, tmp_path, same_as_uninterrupted):
+    stopped_after(photographs, tmp_path / "out", 300)
+    (tmp_path / "out.partial" / "train_lmdb" / "data.mdb").unlink()
+    write_lmdb(tmp_path / "empty", [])
+    (tmp_path / "empty" / "data.mdb").rename(tmp_path / "out.partial" / "train_lmdb" / "data.mdb")
+    notes = []
+    write(photographs, tmp_path / "out", note=notes.append, workers=1)
+    assert notes == []
+    same_as_uninterrupted(tmp_path / "out")
+
+
 def test_files_of_somebody_else_are_not_cleared(photographs, tmp_path):
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.tex").write_text("years")
@@ -196,7 +207,7 @@ def test_a_full_disk_then_more_room(cli, photographs, tmp_path, same_as_uninterr
         pytest.skip("mounting a small disk needs root")
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", disk], check=True)
     try:
         command = ("data", "folder", photographs, disk / "out", "--size", "64x48", "--raw")
         full = cli(*command)
