@@ -150,7 +150,13 @@ def memory_lines(nets: Sequence[UsedNet], solver: Any, places: Sequence[Place]) 
     for place in places:
         fits = wanted.largest_batch(place.free)
         text = f"{amount(wanted.total)} of {amount(place.free)} free on {place.name}; batches of up to {fits} fit"
-        yield f"memory: {text}" if wanted.batch <= fits else f"warning: memory: batch {wanted.batch} needs {text}"
+        if wanted.batch <= fits:
+            yield f"memory: {text}"
+            continue
+        images = wanted.batch * max(solver.iter_size, 1)
+        smaller = max((size for size in range(1, fits + 1) if images % size == 0), default=0)
+        advice = f"; batch_size: {smaller} with iter_size: {images // smaller} sees as many images an update"
+        yield f"warning: memory: batch {wanted.batch} needs {text}{advice if smaller else ''}"
 
 
 def check_labels(used: UsedNet) -> Iterator[str]:

@@ -190,6 +190,14 @@ def test_commands_for_gpus_are_what_the_program_takes(caffe_build, job, monkeypa
     assert "unknown command line flag 'gpus'" in said.stderr
 
 
+def test_few_images_for_batch_normalisation_are_warned_of(cli, job, caffe_build):
+    edit(job / "net.prototxt", ('bottom: "pool1" top: "pool1" }', 'bottom: "pool1" top: "pool1" }\n'
+         'layer { name: "bn" type: "BN" bottom: "pool1" top: "pool1" bn_param { slope_filler { value: 1 } } }'))
+    result = cli("train", "solver.prototxt", "--dry-run", cwd=job)
+    assert result.returncode == 0, result.stderr
+    assert "warning PG306: layer 'data' (Data) gives 20 images per GPU to batch normalisation" in result.stderr
+
+
 def relabel(path, label):
     """Give the last record of an LMDB another label."""
     import lmdb
@@ -232,5 +240,9 @@ def test_memory_beside_what_is_free(caffe_build, job, monkeypatch):
         edit(job / "net.prototxt", (f'train_lmdb" batch_size: {batch}', 'train_lmdb" batch_size: 20'))
     small, large = (preflight_run.Place("GPU 1", free) for free in (2**21, 2**30))
     first, second = preflight_run.memory_lines(nets, solver, [small, large])
-    assert re.fullmatch(r"warning: memory: batch 20 needs 3\.\d MiB of 2\.0 MiB free on GPU 1; .* up to \d fit", first)
+    assert re.fullmatch(r"warning: memory: batch 20 needs 3\.\d MiB of 2\.0 MiB free on GPU 1; .* up to \d fit; "
+                        r"batch_size: (\d+) with iter_size: (\d+) sees as many images an update", first)
+    batch, iter_size = map(int, re.findall(r"_size: (\d+)", first))
+    assert batch * iter_size == 20 and need.fixed + batch * need.per_image <= small.free
+    assert need.fixed + 20 // (iter_size - 1) * need.per_image > small.free or 20 % (iter_size - 1)
     assert re.fullmatch(r"memory: 3\.\d MiB of 1\.0 GiB free on GPU 1; batches of up to \d+ fit", second)
