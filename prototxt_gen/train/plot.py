@@ -27,6 +27,7 @@ LINES_SHOWN = len(LINE_COLOURS)
 LOG_SPAN = 10
 # More points than this would only blacken the picture, and bloat a vector file.
 POINTS_SHOWN = 4000
+FEW_POINTS = 100
 SIZE_INCHES, DPI = (11.0, 6.6), 130
 STYLE = {
     "font.size": 10.0, "axes.titlesize": 11.0, "axes.spines.top": False, "axes.spines.right": False,
@@ -53,7 +54,8 @@ def render(history: History, form: str, window: Optional[int] = None) -> bytes:
     except ImportError:
         raise Error("matplotlib is missing", hint="pip install prototxt-gen[plot]") from None
 
-    panels: List[Draw] = [lambda axes, one: _draw_loss(axes, one, window_of(one, window))]
+    has_loss = bool(history.train) or any(_is_loss(history, name) for _, name in _test_lines(history))
+    panels: List[Draw] = [lambda axes, one: _draw_loss(axes, one, window_of(one, window))] * has_loss
     panels += [_draw_scores] * bool(_score_lines(history))
     panels += [_draw_rate] * any(row.lr is not None for row in history.train)
     panels += [_draw_speed] * any(speed is not None for speed in speeds(history.train))
@@ -88,7 +90,9 @@ def _title(history: History) -> str:
     if elapsed_seconds(history) is not None:
         parts.append(f"{duration(elapsed_seconds(history))} of training")
     scores = [one for one in best_tests(history) if one[1].split("[")[0] not in history.loss_outputs]
-    parts += [f"best {name} {value:.4g} at {iteration}" for _, name, value, iteration in scores[:2]]
+    many = len({test.net for test in history.tests}) > 1
+    parts += [f"best {f'#{net} ' if many else ''}{name} {value:.4g} at {iteration}"
+              for net, name, value, iteration in scores[:2]]
     return f"{_plain_text(history.net_name or 'training')}\n{', '.join(map(_plain_text, parts))}"
 
 
@@ -109,6 +113,11 @@ def _thin(points: List[Tuple[float, float]]) -> Tuple[List[float], List[float]]:
     return [x for x, _ in points], [y for _, y in points]
 
 
+def _dots(points: List[Tuple[float, float]]) -> Dict[str, Any]:
+    """Return the style of a line's points: to be seen where they are few."""
+    return {"marker": ".", "markersize": 4} if len(points) < FEW_POINTS else {}
+
+
 def _finite(points: List[Tuple[float, float]]) -> List[Tuple[float, float]]:
     return [(x, y) for x, y in points if math.isfinite(y)]
 
@@ -117,12 +126,12 @@ def _draw_loss(axes: Any, history: History, window: int) -> None:
     losses = [(row.iteration, row.loss) for row in history.train]
     means = smoothed([loss for _, loss in losses], window)
     again = [(row.iteration, row.loss) for row in history.replaced if isinstance(row, TrainRow)]
-    style = {"marker": ".", "markersize": 3} if len(losses) < 200 else {}
     if again:
         axes.plot(*_thin(_finite(again)), color=GREY, alpha=0.7, linewidth=0.8, linestyle=(0, (2, 2)),
                   label="train, run again later")
     if losses:
-        axes.plot(*_thin(_finite(losses)), color=SKY, alpha=0.75, linewidth=0.8, label="train, as displayed", **style)
+        axes.plot(*_thin(_finite(losses)), color=SKY, alpha=0.75, linewidth=0.8, label="train, as displayed",
+                  **_dots(losses))
         axes.plot(*_thin(_finite([(x, mean) for (x, _), mean in zip(losses, means)])), color=BLUE, linewidth=2,
                   label=f"train, mean of {window}")
     lines = {key: points for key, points in _test_lines(history).items() if _is_loss(history, key[1])}
@@ -228,7 +237,7 @@ def _draw_speed(axes: Any, history: History) -> None:
     images = images_per_iteration(history)
     points = [(row.iteration, speed * (images or 1))
               for row, speed in zip(history.train, speeds(history.train)) if speed is not None]
-    axes.plot(*_thin(points), color=GREEN, linewidth=1.2)
+    axes.plot(*_thin(points), color=GREEN, linewidth=1.2, **_dots(points))
     ordered = sorted(speed for _, speed in points)
     # A pause of the machine leaves no doubt about the rest; a single burst would flatten it.
     axes.set_ylim(0, 1.25 * ordered[int(0.98 * (len(ordered) - 1))])
@@ -254,5 +263,5 @@ def _finish_x(axes: Any, history: History) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))
     rows = [*history.train, *history.tests]
     first, last = min(row.iteration for row in rows), max(row.iteration for row in rows)
-    margin = 0.02 * max(1, last - first)
+    margin = max(1, 0.02 * (last - first))
     axes.set_xlim(first - margin, last + margin)

@@ -67,6 +67,9 @@ def panels(log):
 def test_panels_are_there_for_what_the_log_has():
     bare = panels(history(displayed(0, [2, 1])))
     assert {"Loss", "loss", "iteration"} <= bare and not {"Test scores", "Learning rate", "resumed"} & bare
+    head = "I0405 10:00:00.000000 7 solver.cpp:239] "
+    tested = panels(history(f"{head}Iteration 10, Testing net (#0)\n{head}    Test net output #0: accuracy = 0.5\n"))
+    assert "Test scores" in tested and not {"Loss", "Learning rate"} & tested
     full = panels(sample("form_2014.log"))
     assert {"Loss", "Test scores", "Learning rate", "images/s"} <= full
     assert "two heads" in full and "#1 loss" not in full and "test #1 loss" in full
