@@ -6,7 +6,8 @@ it, where ties are held against the net:
     rank(s, y) = number of classes j other than y with s_j >= s_y,    right among the first k: rank < k
 
 Scores are what the last Softmax reads, since its probabilities of unlike scores may be alike, or else the net's last
-output. With the batch size of the net's own TEST layer the numbers equal those of ``caffe test`` exactly.
+output. With the batch size of the net's own TEST layer the numbers equal those of ``caffe test`` exactly, unless
+AugmentedData resizes there: its interpolation is another than the one here.
 """
 
 from __future__ import annotations
