@@ -89,8 +89,8 @@ class LmdbReport:
         if self.classes is not None:
             beyond = {label: count for label, count in self.counts.items() if label >= self.classes}
             if beyond:
-                images = sum(beyond.values())
-                found.append(f"{images} images have a label beyond the {self.classes} classes: {spans_text(spans(sorted(beyond)))}")
+                images, labels = sum(beyond.values()), spans_text(spans(sorted(beyond)))
+                found.append(f"{images} images have a label beyond the {self.classes} classes: {labels}")
         channels = sorted({size[0] for size in self.sizes})
         if len(channels) > 1:
             found.append(f"images have different numbers of channels: {', '.join(map(str, channels))}")
