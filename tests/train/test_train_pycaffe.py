@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,62 @@ def test_one_process_leads_a_gpu_each(job, caffe_build, monkeypatch):
     assert "NCCL" in done.stderr or "Cannot use GPU in CPU-only Caffe" in done.stderr, done.stderr
     with pytest.raises(Error, match="pycaffe needs the packages six"):
         launch.plan("solver.prototxt", replace(caffe_build, missing_modules=("six",)), engine="pycaffe")
+
+
+@pytest.fixture
+def supervised(tmp_path):
+    """Run programs under ``supervise``, in a process of its own; return it and theirs, once all have said ready()."""
+    started = []
+
+    def run(*programs):
+        files = [tmp_path / str(index) for index in range(len(programs))]
+        commands = [[sys.executable, "-c", "import os, signal, sys, time\n"
+                     f"def ready():\n    open({str(file) + '.new'!r}, 'w').write(str(os.getpid()))\n"
+                     f"    os.rename({str(file) + '.new'!r}, {str(file)!r})\n{program}"]
+                    for file, program in zip(files, programs)]
+        code = f"from prototxt_gen.train.pycaffe_worker import supervise; raise SystemExit(supervise({commands!r}))"
+        started.append(subprocess.Popen([sys.executable, "-c", code]))
+        wait_for(lambda: all(file.exists() for file in files))
+        return started[-1], [int(file.read_text()) for file in files]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def is_gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("programs, status", [
+    (["time.sleep(0.3)", "time.sleep(99)", "time.sleep(99)"], 0),
+    (["time.sleep(99)", "time.sleep(0.3); sys.exit(7)"], 7),
+    (["time.sleep(99)", "time.sleep(0.3); os.abort()"], 128 + signal.SIGABRT),
+])
+def test_processes_side_by_side_end_together(supervised, programs, status):
+    process, children = supervised(*(f"ready(); {program}" for program in programs))
+    assert process.wait(DEADLINE_S) == status
+    assert all(map(is_gone, children))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_go_to_the_first_process(supervised, number):
+    first = f"signal.signal({int(number)}, lambda *_: sys.exit(9)); ready(); time.sleep(99)"
+    process, children = supervised(first, "ready(); time.sleep(99)")
+    process.send_signal(number)
+    assert process.wait(DEADLINE_S) == 9
+    assert all(map(is_gone, children))
+
+
+def test_processes_side_by_side_die_with_the_one_that_waits(supervised):
+    process, children = supervised("ready(); time.sleep(99)", "ready(); time.sleep(99)")
+    process.kill()
+    process.wait()
+    wait_for(lambda: all(map(is_gone, children)))
 
 
 @given(st.integers(0, 500), st.integers(1, 40), st.integers(1, 4), st.integers(1, 60), st.integers(0, 3))
