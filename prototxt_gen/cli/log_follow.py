@@ -22,7 +22,7 @@ POLL_S = 0.25
 REDRAW_S = 1.0
 # A log that is silent is drawn anew too, for the time of its silence.
 SILENT_S = 5.0
-# A drawing that takes a second is followed by as many without one.
+# A view that takes a second to make is followed by as many without one.
 MOST_DRAWING = 20
 # Of what a log holds already, so many lines are appended.
 LINES_BEFORE = 10
@@ -75,15 +75,16 @@ class Follower:
     def _follow(self, path: str, file: IO[bytes]) -> None:
         reader = LogReader(file)
         self.history.start_file()
-        heard = shown = time.monotonic()
+        heard = due = time.monotonic()
         while True:
             grown, closed = self._read_pipe(reader) if path == "-" else (self._read_file(reader), False)
             now = time.monotonic()
             heard = now if grown else heard
             ended = closed or (not grown and self._ended())
-            if not grown or now - shown >= POLL_S:
-                shown = now
+            if not grown or now >= due:
                 self.show.update(self.history, self.smooth, settled=not grown, silent_s=now - heard)
+                shown = time.monotonic()
+                due = shown + max(POLL_S, MOST_DRAWING * (shown - now))
             if ended:
                 self.show.finish(self.history, self.smooth)
                 return
