@@ -11,7 +11,7 @@ from typing import Any, Iterator, List, Optional, Sequence
 import click
 
 from prototxt_gen.train import data as sets
-from prototxt_gen.train.data_check import LmdbReport, spans
+from prototxt_gen.train.data_check import LmdbReport, spans, spans_text
 from prototxt_gen.train.data_out import unfinished_name
 
 # Seconds between two lines of progress, on a terminal and in a log.
@@ -144,9 +144,9 @@ def show_report(report: LmdbReport) -> None:
     if labels:
         known = "" if report.classes is None else f" of {report.classes} classes"
         counts = [report.counts[label] for label in labels]
-        click.echo(f"  labels: {spans(labels)}{known}, {_range(counts)} images each")
+        click.echo(f"  labels: {_shortened(spans_text(spans(labels)))}{known}, {_range(counts)} images each")
     if report.gaps():
-        click.echo(f"  labels without images: {_shortened(spans(report.gaps()))}")
+        click.echo(f"  labels without images: {_shortened(spans_text(report.gaps()))}")
     common = report.sizes.most_common(SIZES_SHOWN)
     for (channels, height, width), count in common:
         click.echo(f"  size: {width}x{height}, {channels} channels: {count} images")

@@ -31,6 +31,9 @@ COMMANDS = {
     "solver": "prototxt_gen.cli.solver:solver",
     "data": "prototxt_gen.cli.data:data",
     "train": "prototxt_gen.cli.train:train",
+    "log": "prototxt_gen.cli.log:log",
+    "test": "prototxt_gen.cli.test:test",
+    "time": "prototxt_gen.cli.time:time",
     "caffe": "prototxt_gen.cli.caffe:caffe",
 }
 

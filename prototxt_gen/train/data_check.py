@@ -25,6 +25,8 @@ NAMED_RECORDS = 20
 CHANNELS = {"1": 1, "L": 1, "LA": 2, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 4, "YCbCr": 3}
 
 Size = Tuple[int, int, int]
+# The first and the last of neighbouring labels.
+Span = Tuple[int, int]
 
 
 class Looked(NamedTuple):
@@ -63,10 +65,17 @@ class LmdbReport:
     sizes: Counter = field(default_factory=Counter)
     damage: str = ""
 
-    def gaps(self) -> List[int]:
+    def gaps(self) -> List[Span]:
         """Return the labels without an image below the largest one, or below the number of classes."""
-        top = max([*self.counts, -1]) + 1
-        return [label for label in range(max(top, self.classes or 0)) if not self.counts[label]]
+        # By spans: a damaged label may be any number of 31 bits.
+        found, expected = [], 0
+        for label in sorted(self.counts):
+            if label > expected:
+                found.append((expected, label - 1))
+            expected = label + 1
+        if expected < (self.classes or 0):
+            found.append((expected, self.classes - 1))
+        return found
 
     def problems(self) -> List[str]:
         """Return what is wrong, in words."""
@@ -80,8 +89,8 @@ class LmdbReport:
         if self.classes is not None:
             beyond = {label: count for label, count in self.counts.items() if label >= self.classes}
             if beyond:
-                images = sum(beyond.values())
-                found.append(f"{images} images have a label beyond the {self.classes} classes: {spans(sorted(beyond))}")
+                images, labels = sum(beyond.values()), spans_text(spans(sorted(beyond)))
+                found.append(f"{images} images have a label beyond the {self.classes} classes: {labels}")
         channels = sorted({size[0] for size in self.sizes})
         if len(channels) > 1:
             found.append(f"images have different numbers of channels: {', '.join(map(str, channels))}")
@@ -107,15 +116,20 @@ class LmdbReport:
         }
 
 
-def spans(numbers: Sequence[int]) -> str:
-    """Return ascending numbers in words: '3, 7-9'."""
-    parts: List[List[int]] = []
+def spans(numbers: Sequence[int]) -> List[Span]:
+    """Return ascending numbers as spans (first, last)."""
+    found: List[Span] = []
     for number in numbers:
-        if parts and parts[-1][1] == number - 1:
-            parts[-1][1] = number
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
         else:
-            parts.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+            found.append((number, number))
+    return found
+
+
+def spans_text(found: Sequence[Span]) -> str:
+    """Return spans in words: '3, 7-9'."""
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
 def lmdbs_in(folder: str) -> List[str]:

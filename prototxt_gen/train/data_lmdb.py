@@ -100,7 +100,8 @@ def verified_start(folder: Path, files: TallyFiles, total: int, note: Callable[[
                 files.continue_from(tally)
                 note(f"{folder.name}: {tally.done} of {total} images are done already, by an earlier run")
                 return tally
-        note(f"{folder.name}: what an earlier run has written is damaged; begun anew")
+        if held != (0, 0):
+            note(f"{folder.name}: what an earlier run has written is damaged; begun anew")
     files.forget()
     shutil.rmtree(folder, ignore_errors=True)
     return None

@@ -18,6 +18,8 @@ from prototxt_gen.train.data_tar import Member, members
 from prototxt_gen.train.data_workers import all_cores, in_order
 
 TEST_SHARE = 0.1
+# A larger label without a name is a mistake, such as an id in place of a label.
+MOST_UNNAMED = 1_000_000
 HALVES = ("train", "val")
 # Fewer chunks than this are done before a worker has started.
 CHUNKS_PER_WORKER = 4
@@ -175,7 +177,10 @@ def list_files(
     named = [[Item(name, label, Place(os.path.join(root, name))) for name, label in half] for half in halves]
     _check_root(named[0], train, root)
     if classes is None:
-        classes = [str(label) for label in range(max(item.label for half in named for item in half) + 1)]
+        highest = max(item.label for half in named for item in half)
+        if highest >= MOST_UNNAMED:
+            raise Error(f"holds the label {highest}", train, "labels count classes from 0; --labels FILE names them")
+        classes = [str(label) for label in range(highest + 1)]
     if test is not None:
         return Listing(tuple(classes), *named, (root,))
     by_label: ByClass = {name: [] for name in classes}

@@ -11,6 +11,8 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.train.data_images import IMAGE_SUFFIXES
 
 UNPACK_HINT = "images inside it can only be reached when it is not compressed: unpack it with gunzip, bunzip2 or unxz"
+# The first bytes of gzip, bzip2 and xz files.
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 
 
 class Member(NamedTuple):
@@ -73,10 +75,15 @@ def members(path: str) -> List[Member]:
 
 
 def _images(file: BinaryIO, offset: int, length: int, above: str) -> Iterator[Member]:
-    with tarfile.open(fileobj=_Window(file, offset, length), mode="r:") as archive:
+    window = _Window(file, offset, length)
+    with tarfile.open(fileobj=window, mode="r:") as archive:
         while True:
             member = archive.next()
             if member is None:
+                # tarfile takes a cut or damaged header for the end. A whole tar file ends in blocks of zeros.
+                window.seek(archive.offset)
+                if window.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError(f"its end is missing after {archive.offset} bytes")
                 return
             # tarfile keeps each header it has read: 1.3 million of them take more than the images' places do.
             archive.members.clear()
@@ -93,9 +100,8 @@ def _images(file: BinaryIO, offset: int, length: int, above: str) -> Iterator[Me
 
 
 def _refusal(path: str, error: Exception) -> Error:
-    try:
-        with tarfile.open(path) as archive:
-            archive.next()
-    except (tarfile.TarError, OSError, EOFError):
-        return Error(f"is no tar file, or is damaged: {error}", path)
-    return Error("is a compressed tar file, or a damaged one", path, UNPACK_HINT)
+    with open(path, "rb") as file:
+        start = file.read(8)
+    if start.startswith(COMPRESSED):
+        return Error("is a compressed tar file", path, UNPACK_HINT)
+    return Error(f"is no tar file, or is damaged: {error}", path)

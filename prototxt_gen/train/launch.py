@@ -22,7 +22,7 @@ from typing import IO, Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from prototxt_gen.core.errors import CaffeError, Error
 from prototxt_gen.core.io import dumps, read_text, write_text
-from prototxt_gen.train import launch_failures, preflight, preflight_run, run_folder, run_resume
+from prototxt_gen.train import launch_failures, preflight, preflight_run, run_folder, run_resume, run_skip
 from prototxt_gen.train.caffe import Caffe
 from prototxt_gen.train.launch_process import Echo, Notice, Stops, Tee, follow, start
 from prototxt_gen.train.logs import TrainingLog
@@ -38,8 +38,8 @@ class Plan:
     """A training run that has passed the pre-flight checks.
 
     ``solver_text`` is the solver to write to ``solver_file`` before the start, or None when Caffe gets the user's own.
-    ``nets`` are texts of nets to write, with their paths. ``lint_text`` and ``lint_file`` are the solver as lint is to
-    see it. ``told`` are facts and warnings for the user. ``folder`` is the run's, ``record`` what it held before.
+    ``nets`` are paths and texts to write besides. ``lint_text`` and ``lint_file`` are the solver as lint is to see it,
+    ``told`` facts and warnings for the user. ``folder`` is the run's, ``record`` what it held before.
     """
 
     command: Tuple[str, ...]
@@ -86,9 +86,8 @@ def plan(
 ) -> Plan:
     """Check everything that can be checked without starting Caffe, and settle the command; nothing is written.
 
-    ``gpu`` is 'all' or ids such as '0,1'. ``resume`` goes on from the newest valid solver state, ``total_batch`` sets
-    iter_size, ``folder`` is the run's; one that holds a run needs no ``solver_path``. Raises Error for contradicting
-    options and for what would make Caffe abort.
+    ``gpu`` is 'all' or ids such as '0,1'. ``total_batch`` sets iter_size. A ``folder`` that holds a run needs no
+    ``solver_path``. Raises Error for contradicting options and for what would make Caffe abort.
     """
     _check_options(cpu, gpu, snapshot, weights, resume)
     again = folder is not None and run_folder.holds_run(folder)
@@ -99,20 +98,17 @@ def plan(
     record = run_folder.read_record(folder) if again else None
     path = os.path.join(folder, run_folder.SOLVER) if again else solver_path
     given = preflight.read_solver(path)
-    wants_gpu = given.HasField("solver_mode") and given.solver_mode == preflight.GPU
-    if gpu is None and wants_gpu and not cpu:
-        _check_gpu(path, caffe, None, True)
-        gpu_ids: Optional[str] = str(given.device_id)
-    else:
-        _check_gpu(path, caffe, gpu, False)
-        gpu_ids = gpu
+    preflight.check_method(given, path)
+    settings = dict(settings or {})
+    solver = _changed(given, settings)
+    wants_gpu = _wants_gpu(solver)
+    _check_gpu(path, caffe, gpu, wants_gpu and gpu is None and not cpu)
+    gpu_ids = str(solver.device_id) if wants_gpu and gpu is None and not cpu else gpu
     places = preflight_run.gpu_places(gpu_ids) if gpu_ids is not None else [preflight_run.computer()]
     gpus = 1 if gpu_ids is None else max(1, len(places)) if gpu_ids == "all" else gpu_ids.count(",") + 1
-    preflight.check_method(given, path)
-    nets = preflight.used_nets(given, path)
+    nets = preflight.used_nets(solver, path)
     for used in nets:
         preflight.check_net(used, path, caffe.layers)
-    settings = dict(settings or {})
     if total_batch is not None:
         settings["iter_size"] = str(_iter_size(total_batch, nets[0], gpus))
     solver = _changed(given, settings, cpu)
@@ -133,7 +129,7 @@ def plan(
     if found is not None:
         snapshot = found.snapshot
         told += found.notes
-        told.append(f"resuming from {snapshot}" if snapshot else "note: there is no snapshot yet: this is the beginning")
+        told.append(f"resuming from {snapshot}" if snapshot else "note: no snapshot is there yet: this is the start")
     iteration = found.iteration if found else _explicit_iteration(snapshot, solver, nets[0])
     weights = None if snapshot else weights
     for files in [weights] if weights is not None else [] if snapshot is not None else solver.weights:
@@ -145,12 +141,22 @@ def plan(
         told += preflight_run.cursor_line(nets[0], iteration, max(solver.iter_size, 1), gpus)
 
     if engine == "pycaffe":
+        wanted = list(solver.weights)
         del solver.weights[:]
-        solver.weights.extend([weights] if weights is not None else [] if snapshot else given.weights)
+        solver.weights.extend([weights] if weights is not None else [] if snapshot else wanted)
+    written = [(inside, read_text(file)) for file, inside in copies]
     solver_file, solver_text = _solver_copy(solver, given, path, prefix, folder, cpu and wants_gpu and not settings)
+    if snapshot is not None:
+        skips = run_skip.nets_with_skips(solver, nets, iteration, gpus)
+        if skips:
+            written += [(solver_file, solver_text)] if folder is not None else []
+            inside = {file: f"{prefix}.resumed-{os.path.basename(file)}" for file in skips}
+            written += [(inside[file], text) for file, text in skips.items()]
+            run_skip.point_at(solver, inside)
+            solver_file, solver_text = _solver_copy(solver, given, path, prefix, None, False)
     command = _command(caffe, engine, solver_file, gpu, gpu_ids, snapshot, weights)
     return Plan(command, solver_file, solver_text, prefix, log, caffe, snapshot, settings, gpus, lint_text, lint_file,
-                tuple(told), tuple((inside, read_text(file)) for file, inside in copies), folder, record)
+                tuple(told), tuple(written), folder, record)
 
 
 def _check_options(
@@ -188,11 +194,16 @@ def _iter_size(total_batch: int, net: preflight.UsedNet, gpus: int) -> int:
     return iter_size
 
 
-def _changed(solver: Any, settings: Mapping[str, str], cpu: bool) -> Any:
+def _changed(solver: Any, settings: Mapping[str, str], cpu: bool = False) -> Any:
     changed = with_settings(solver, settings) if settings else type(solver).FromString(solver.SerializeToString())
-    if cpu and changed.HasField("solver_mode") and changed.solver_mode == preflight.GPU:
+    if cpu and _wants_gpu(changed):
         changed.solver_mode = preflight.CPU
     return changed
+
+
+def _wants_gpu(solver: Any) -> bool:
+    # The schema's default is GPU, and caffe train takes only what is written.
+    return solver.HasField("solver_mode") and solver.solver_mode == preflight.GPU
 
 
 def _explicit_iteration(snapshot: Optional[str], solver: Any, net: preflight.UsedNet) -> int:
@@ -259,7 +270,7 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
     """
     log, stops = TrainingLog(), Stops()
     with ExitStack() as stack:
-        lock = None if plan.folder is None else stack.enter_context(_lock(plan.folder))
+        lock = None if plan.folder is None else stack.enter_context(run_folder.locked(plan.folder))
         log_file = stack.enter_context(_open_log(plan))
         stack.enter_context(stops.caught())
         for path, text in plan.nets:
@@ -283,16 +294,6 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
                 child.wait()
             child.stdout.close()
     return _outcome(plan, log, status, stops.count)
-
-
-@contextmanager
-def _lock(folder: str) -> Iterator[int]:
-    with ExitStack() as stack:
-        try:
-            descriptor = stack.enter_context(run_folder.locked(folder))
-        except OSError as error:
-            raise Error(f"cannot be written: {error.strerror}", str(error.filename)) from None
-        yield descriptor
 
 
 @contextmanager

@@ -76,7 +76,7 @@ TABLE = (
          "labels and predictions do not fit one another", "labels are one number for each image, from 0 on"),
     _row(r"Error parsing text-format caffe\.(\w+): (.*)", "a prototxt does not parse as {0}",
          "prototxt-gen lint shows the place; this Caffe's schema may lack a field"),
-    _row(r"bottom\[i\]->shape\(\) == bottom\[0\]->shape\(\)|top_shape\[j\] == bottom\[i\]->shape\(j\)",
+    _row(r"bottom\[[0i]\]->shape\(\) == bottom\[[0i]\]->shape\(\)|top_shape\[j\] == bottom\[i\]->shape\(j\)",
          "a layer joins blobs of different shapes", "prototxt-gen summary shows the shapes"),
     _row(r"error while loading shared libraries: (\S+)", "a library is missing or has another version: {0}",
          "prototxt-gen caffe build builds Caffe for the libraries that are there"),

@@ -30,11 +30,6 @@ Notice = Callable[[str], None]
 
 def start(command: Sequence[str], environment: Mapping[str, str], lock: Optional[int]) -> Any:
     """Start the child. It holds ``lock`` too, the descriptor of a run folder's lock, and dies with this process."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-    def die_with_parent() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
     try:
         return subprocess.Popen(
             command,
@@ -44,11 +39,17 @@ def start(command: Sequence[str], environment: Mapping[str, str], lock: Optional
             env={**os.environ, **environment},
             start_new_session=True,
             pass_fds=() if lock is None else (lock,),
-            preexec_fn=die_with_parent,
+            preexec_fn=die_with_parent(),
         )
     except OSError as error:
         hint = "prototxt-gen caffe info shows what is found"
         raise Error(f"cannot be run: {error.strerror}", command[0], hint) from None
+
+
+def die_with_parent() -> Callable[[], None]:
+    """Return what a child calls, before it becomes another program, to be killed when its parent dies."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Stops:

@@ -25,6 +25,7 @@ from prototxt_gen.spec.memory import SOLVER_ARRAYS, memory, with_batch
 from prototxt_gen.train.lmdb_file import inspect_lmdb
 from prototxt_gen.train.preflight import LMDB, UsedNet
 from prototxt_gen.train.run_resume import HISTORY_ARRAYS
+from prototxt_gen.train.run_skip import AUGMENTED
 
 LABELS_LOOKED_AT = 50_000
 _LABEL = 5  # Datum's field
@@ -102,6 +103,15 @@ def image_shapes(used: UsedNet) -> Dict[str, Shape]:
     return shapes
 
 
+def database_of(layer: Any) -> Optional[str]:
+    """Return the LMDB that a layer reads its images from."""
+    if layer.type == "Data" and layer.data_param.backend == LMDB:
+        return layer.data_param.source
+    if layer.type == AUGMENTED and layer.augmented_data_param.backend == layer.augmented_data_param.LMDB:
+        return layer.augmented_data_param.source
+    return None
+
+
 def look_at(used: UsedNet, batch: Optional[int] = None) -> NetInfo:
     """Infer a net as the solver uses it, with another batch where one is given."""
     net = upgrade_net(used.net).message
@@ -140,7 +150,13 @@ def memory_lines(nets: Sequence[UsedNet], solver: Any, places: Sequence[Place]) 
     for place in places:
         fits = wanted.largest_batch(place.free)
         text = f"{amount(wanted.total)} of {amount(place.free)} free on {place.name}; batches of up to {fits} fit"
-        yield f"memory: {text}" if wanted.batch <= fits else f"warning: memory: batch {wanted.batch} needs {text}"
+        if wanted.batch <= fits:
+            yield f"memory: {text}"
+            continue
+        images = wanted.batch * max(solver.iter_size, 1)
+        smaller = max((size for size in range(1, fits + 1) if images % size == 0), default=0)
+        advice = f"; batch_size: {smaller} with iter_size: {images // smaller} sees as many images an update"
+        yield f"warning: memory: batch {wanted.batch} needs {text}{advice if smaller else ''}"
 
 
 def check_labels(used: UsedNet) -> Iterator[str]:
@@ -153,12 +169,12 @@ def check_labels(used: UsedNet) -> Iterator[str]:
     except Error:
         return
     for layer in layers_in(used.net, used.state):
-        if layer.type != "Data" or len(layer.top) < 2 or layer.data_param.backend != LMDB:
+        source = database_of(layer)
+        if source is None or len(layer.top) < 2:
             continue
         classes, ignored = _classes_read(info, used, layer.top[1])
         if classes is None:
             continue
-        source = layer.data_param.source
         if importlib.util.find_spec("lmdb") is None:
             yield f"labels: '{source}' is not looked at without the package lmdb: pip install '.[data]'"
             continue

@@ -8,8 +8,8 @@ first record again. Batch k of a Data layer holds the records from k B G on, B i
 N; so that k mod N / gcd(N, B G) batches, drawn from the data layer alone, bring it there. Crops, mirrors and dropout
 are drawn anew.
 
-With several GPUs the first process leads. It writes the snapshots, and when it ends it ends the others, which may be
-waiting for it in a reduction.
+With several GPUs a process more starts them and waits. The first one writes the log and the snapshots; when it ends, or
+when another fails, the rest are killed: they may be waiting in a reduction for one that will not come.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from typing import Any, List, Optional, Sequence
 
+from prototxt_gen.train.launch_process import die_with_parent
+
 WORKER = "prototxt_gen.train.pycaffe_worker"
+WARNING = 1  # glog's level
+POLL_S = 0.1
 
 
 class _Stopped(Exception):
@@ -48,37 +53,51 @@ class _Signals:
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> None:
-    """Train as the arguments say. ``--rank`` and ``--uid`` are for the processes that this one starts itself."""
+    """Train as the arguments say. ``--rank`` and ``--uid`` are for the processes, one a GPU, that it starts."""
     parser = argparse.ArgumentParser(prog=WORKER)
     parser.add_argument("--pycaffe", required=True)
     parser.add_argument("--solver", required=True)
     parser.add_argument("--snapshot")
     parser.add_argument("--gpu", default="")
-    parser.add_argument("--rank", type=int, default=0)
+    parser.add_argument("--rank", type=int)
     parser.add_argument("--uid", default="")
     given = parser.parse_args(arguments)
     sys.path.insert(0, given.pycaffe)
     import caffe
 
-    signals = _Signals()
-    if given.rank == 0:
-        caffe.init_log(0, True)
-    signals.catch()
     gpus = [int(one) for one in given.gpu.split(",")] if given.gpu else []
-    uid, others = bytes.fromhex(given.uid), []
-    if len(gpus) > 1 and given.rank == 0:
-        uid = caffe.NCCL.new_uid()
-        start = [sys.executable, "-m", WORKER, *(sys.argv[1:] if arguments is None else arguments)]
-        others = [subprocess.Popen([*start, "--rank", str(rank), "--uid", uid.hex()]) for rank in range(1, len(gpus))]
-    try:
-        _train(caffe, given, gpus, uid, signals)
-    finally:
-        for other in others:
-            other.kill()
+    if len(gpus) > 1 and given.rank is None:
+        uid = caffe.NCCL.new_uid().hex()
+        start = [sys.executable, "-m", WORKER, *(sys.argv[1:] if arguments is None else arguments), "--uid", uid]
+        sys.exit(supervise([[*start, "--rank", str(rank)] for rank in range(len(gpus))]))
+    signals = _Signals()
+    # The others' warnings only: what they do is what the first one says.
+    caffe.init_log(WARNING if given.rank else 0, True)
+    signals.catch()
+    _train(caffe, given, gpus, bytes.fromhex(given.uid), signals)
+
+
+def supervise(commands: Sequence[Sequence[str]]) -> int:
+    """Run commands side by side until the first one ends, or another fails; return its exit status, and kill the rest.
+
+    Signals to stop and to snapshot go to the first one only.
+    """
+    children = [subprocess.Popen(command, preexec_fn=die_with_parent()) for command in commands]
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: children[0].send_signal(number))
+    status: Optional[int] = None
+    while status is None:
+        time.sleep(POLL_S)
+        ended = [child.poll() for child in children]
+        status = ended[0] if ended[0] is not None else next((one for one in ended if one), None)
+    for child in children:
+        child.kill()
+        child.wait()
+    return status if status >= 0 else 128 - status
 
 
 def _train(caffe: Any, given: Any, gpus: List[int], uid: bytes, signals: _Signals) -> None:
-    _choose_device(caffe, gpus, given.rank)
+    _choose_device(caffe, gpus, given.rank or 0)
     solver = caffe.get_solver(given.solver)
     if given.snapshot:
         caffe.log(f"Resuming from {given.snapshot}")
@@ -135,22 +154,13 @@ def _listen(solver: Any, signals: _Signals) -> List[int]:
 
 def _wind_on(solver: Any, path: str, gpus: int, log: Any) -> None:
     """Bring the Data layers of all nets to the record at which they stood when the solver's state was written."""
-    from prototxt_gen.core.solvers import net_uses
     from prototxt_gen.train.preflight import read_solver, used_nets
+    from prototxt_gen.train.run_skip import batches_taken
 
     param = read_solver(path)
-    done = solver.iter * max(param.iter_size, 1)
-    for number, (used, use) in enumerate(zip(used_nets(param, path), net_uses(param))):
-        if number == 0:
-            _wind_net(solver.net, used, done, gpus, log)
-        else:
-            tests = tests_before(solver.iter, param.test_interval, param.test_initialization)
-            _wind_net(solver.test_nets[number - 1], used, tests * param.test_iter[number - 1], 1, log)
-
-
-def tests_before(iteration: int, interval: int, at_start: bool) -> int:
-    """Return how often a solver has tested before it is at an iteration: at 0 if ``at_start``, then each interval."""
-    return 0 if not interval or not iteration else (iteration - 1) // interval + bool(at_start)
+    nets = [solver.net, *solver.test_nets]
+    for number, (net, used, batches) in enumerate(zip(nets, used_nets(param, path), batches_taken(param, solver.iter))):
+        _wind_net(net, used, batches, gpus if number == 0 else 1, log)
 
 
 def batches_into_epoch(batches: int, batch: int, gpus: int, records: int) -> int:

@@ -104,8 +104,12 @@ def _value(solver: Any, name: str) -> Any:
 @contextmanager
 def locked(folder: str) -> Iterator[int]:
     """Make the folder, hold its lock and yield the lock's descriptor."""
-    os.makedirs(os.path.join(folder, SNAPSHOTS), exist_ok=True)
-    with open(os.path.join(folder, LOCK), "w") as file:
+    try:
+        os.makedirs(os.path.join(folder, SNAPSHOTS), exist_ok=True)
+        file = open(os.path.join(folder, LOCK), "w")
+    except OSError as error:
+        raise Error(f"cannot be written: {error.strerror}", str(error.filename)) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

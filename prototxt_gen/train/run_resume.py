@@ -90,7 +90,7 @@ def check_state(path: str, solver: Any, net: UsedNet) -> SolverState:
         if not _has_end(path):
             raise Damaged("is cut off behind its arrays", path)
         types = " or ".join(name for name, arrays in HISTORY_ARRAYS.items() if arrays == kept)
-        what = f"was written by a solver of type {types}, with {_arrays(kept)} for each parameter; {kind} keeps {wanted}"
+        what = f"was written by a solver of type {types}, with {_arrays(kept)} a parameter; {kind} keeps {wanted}"
         hint = f"set type back, or start anew from its weights: --weights {state.learned_net}"
         raise Error(what, path, hint)
     _check_finite(weights.blobs, state)

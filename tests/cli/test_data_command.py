@@ -1,7 +1,12 @@
 """``prototxt-gen data``: what the user sees, and the exit codes."""
 
+import json
+import os
+import pty
+import re
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
@@ -124,3 +129,115 @@ def test_a_missing_extra_is_told(folder, tmp_path, package, hint):
     assert f"needs the Python package {hint}" in result.stderr
     assert "hint: pip install 'prototxt-gen[data]'" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_the_images_of_each_class_are_shown_and_written(cli, folder, tmp_path):
+    (folder / "train" / "cat" / "2.pgm").write_bytes(PICTURE)
+    result = cli("data", "folder", folder, tmp_path / "out", "--size", "4x4")
+    lines = result.stdout.splitlines()
+    assert lines[4] == f"{tmp_path}/out/mean.binaryproto: the mean of each pixel"
+    assert lines[5] == f"{tmp_path}/out/counts.txt: 1 to 2 images of a class to train with, 1 to test with"
+    assert [line.split() for line in lines[6:]] == [
+        ["label", "train", "test", "class"], ["0", "2", "1", "cat"], ["1", "1", "1", "dog"]]
+    assert (tmp_path / "out" / "counts.txt").read_text() == "0\t2\t1\tcat\n1\t1\t1\tdog\n"
+
+
+def test_images_left_out_are_named_to_a_limit_and_written_all(cli, folder, tmp_path):
+    for index in range(30):
+        (folder / "train" / "cat" / f"bad{index}.png").write_text("no picture")
+    result = cli("data", "folder", folder, tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("skipped: ") == 20 and "30 images could not be read and were left out" in result.stderr
+    left_out = (tmp_path / "out" / "skipped.txt").read_text().splitlines()
+    assert sorted(left_out) == sorted(f"{folder}/train/cat/bad{index}.png\tis no image" for index in range(30))
+    assert f"{tmp_path}/out/skipped.txt: 30 images left out" in result.stdout
+
+
+def test_stopping_at_the_first_corrupt_image(cli, folder, tmp_path):
+    (folder / "train" / "cat" / "bad.png").write_text("no picture")
+    result = cli("data", "folder", folder, tmp_path / "out", "--stop-at-corrupt")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"error: {folder}/train/cat/bad.png: cannot be read: is no image\nhint: repair or remove it" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_lists_and_tar_files(cli, folder, tmp_path):
+    (tmp_path / "train.txt").write_text("train/cat/1.pgm 0\ntrain/dog/1.pgm 1\n")
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
+    listed = cli("data", "list", tmp_path / "train.txt", tmp_path / "one", "--test", tmp_path / "train.txt", "--root",
+                 folder, "--labels", tmp_path / "names.txt", "--no-shuffle", "--raw", "--size", "2x1")
+    assert listed.returncode == 0, listed.stderr
+    assert (tmp_path / "one" / "labels.txt").read_text() == "cat\ndog\n"
+    with tarfile.open(tmp_path / "in.tar", "w") as archive:
+        archive.add(folder, "pictures")
+    packed = cli("data", "tar", tmp_path / "in.tar", tmp_path / "two", "--raw", "--size", "2x1", "--seed", "5")
+    assert packed.returncode == 0, packed.stderr
+    assert inspect_lmdb(str(tmp_path / "two" / "test_lmdb")).entries == 2
+    alone = cli("data", "tar", tmp_path / "in.tar", tmp_path / "three", "--test-list", "x")
+    assert alone.returncode == 2 and "--test-list needs --test" in alone.stderr
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["list", "none.txt", "out"], "none.txt: cannot be read: No such file or directory"),
+    (["tar", "none.tar", "out"], "none.tar: cannot be read: No such file or directory"),
+    (["idx", "none", "out"], "none: cannot be read: No such file or directory"),
+    (["cifar", "none", "out"], "none: cannot be read: No such file or directory"),
+    (["check", "none"], "none: there is no such LMDB"),
+    (["check"], "Missing argument 'LMDB...'"),
+])
+def test_what_is_not_there(cli, tmp_path, arguments, message):
+    result = cli("data", *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def written(cli, folder, tmp_path):
+    assert cli("data", "folder", folder, tmp_path / "out").returncode == 0
+    return tmp_path / "out"
+
+
+def test_a_good_set_is_checked(cli, written):
+    result = cli("data", "check", written)
+    assert result.returncode == 0, result.stdout
+    lines = result.stdout.splitlines()
+    assert lines[0] == f"{written}/train_lmdb: 2 records, encoded"
+    assert lines[1:3] == ["  labels: 0-1 of 2 classes, 1 images each", "  size: 512x256, 3 channels: 2 images"]
+    assert lines.count("  nothing is wrong") == 2
+
+
+def test_a_bad_lmdb_is_exit_code_1(cli, written):
+    result = cli("data", "check", written / "train_lmdb", "--classes", "1")
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1] == "  wrong: 1 images have a label beyond the 1 classes: 1"
+    path = written / "train_lmdb" / "data.mdb"
+    os.truncate(path, os.path.getsize(path) - 4096)
+    result = cli("data", "check", written, "--json")
+    document = json.loads(result.stdout)
+    assert (result.returncode, document["ok"], [one["ok"] for one in document["lmdbs"]]) == (1, False, [False, True])
+    assert "is damaged or truncated" in document["lmdbs"][0]["problems"][0]
+    assert result.stdout == json.dumps(document, indent=2, sort_keys=True) + "\n"
+    os.truncate(path, 100)
+    result = cli("data", "check", written)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "is truncated: 100 bytes" in result.stderr
+
+
+def test_progress_on_a_terminal_is_one_line_with_rate_and_time(cli_path, tmp_path):
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen([cli_path, "data", "fashion-mnist", str(tmp_path / "out")], stdout=subprocess.DEVNULL,
+                             stderr=theirs)
+    os.close(theirs)
+    text = b""
+    try:
+        while True:
+            piece = os.read(ours, 65536)
+            text += piece
+    except OSError:  # the end of a terminal
+        os.close(ours)
+    assert child.wait() == 0
+    shown = text.decode().split("\r")
+    assert re.search(r"train_lmdb: \d+ of 60000 images, \d+ a second, \d+ s left", text.decode())
+    assert "train_lmdb: 60000 of 60000 images" in text.decode() and len(shown) > 5
+    assert text.count(b"\n") == 2

@@ -234,7 +234,7 @@ def test_folders_that_are_no_runs(refusal, caffe_build, job):
     assert "is no folder" in refusal(folder="net.prototxt")
     assert "no SOLVER is given" in refusal(None, folder="new", resume=True)
     plan = launch.plan("solver.prototxt", caffe_build, folder="new", resume=True)
-    assert "note: there is no snapshot yet: this is the beginning" in plan.told
+    assert "note: no snapshot is there yet: this is the start" in plan.told
     assert not (job / "new").exists()
 
 
@@ -319,7 +319,7 @@ def test_another_type_of_solver_is_refused_both_ways(adam, refusal, train):
     text = (adam / "solver.prototxt").read_text()
     try:
         (adam / "solver.prototxt").write_text(text.replace("Adam", "SGD"))
-        with pytest.raises(Error, match="by a solver of type AdaDelta or Adam, with 2 arrays for each parameter; SGD keeps 1"):
+        with pytest.raises(Error, match="by a solver of type AdaDelta or Adam, with 2 arrays a parameter; SGD keeps 1"):
             newest(adam)
     finally:
         (adam / "solver.prototxt").write_text(text)
