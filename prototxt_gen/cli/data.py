@@ -10,6 +10,7 @@ from typing import Any, Callable, Optional, Tuple
 
 import click
 
+from prototxt_gen.cli.data_preview import preview
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train import data as sets
 from prototxt_gen.train import data_sources
@@ -27,6 +28,9 @@ def data() -> None:
     OUT gets train_lmdb and test_lmdb, labels.txt with one class name a line, and mean.txt with the mean of the channels
     blue, green and red, as a network's --mean takes it. It appears only when all of it is written.
     """
+
+
+data.add_command(preview)
 
 
 @data.command("fashion-mnist")
