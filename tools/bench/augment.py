@@ -38,11 +38,11 @@ import sys, time, types
 sys.modules["caffe.io"] = types.ModuleType("caffe.io")
 import caffe
 net_file, batches = sys.argv[1], int(sys.argv[2])
-start = time.perf_counter()
+start, cpu = time.perf_counter(), time.process_time()
 net = caffe.Net(net_file, caffe.TRAIN)
 for _ in range(batches):
     net.forward()
-print(time.perf_counter() - start)
+print(time.perf_counter() - start, time.process_time() - cpu)
 """
 NET = """layer {{ name: "data" type: "AugmentedData" top: "data" top: "label" augmented_data_param {{ source: "{source}"
   backend: LIST batch_size: {batch} crop_size: {size} mirror: true mean_value: {mean[0]} mean_value: {mean[1]}
@@ -108,32 +108,36 @@ def attach(name: str) -> None:
     cv2.setNumThreads(1)
 
 
-def fill(task: Tuple[str, int, List[str]]) -> int:
+def fill(task: Tuple[str, int, List[str]]) -> Tuple[int, float]:
+    start = time.process_time()
     loader, slot, paths = task
     batch = np.ndarray((BATCH, 3, SIZE, SIZE), np.float32, shared.buf, offset=slot * BATCH * 3 * SIZE * SIZE * 4)
     mean = np.array(MEAN, np.float32)
     for to, path in zip(batch, paths):
         to[...] = (LOADERS[loader](path) - mean).transpose(2, 0, 1)
-    return slot
+    return slot, time.process_time() - start
 
 
-def loader_seconds(pool: Any, loader: str, slots: int, batches: List[List[str]]) -> float:
-    """Return the time until all batches have been made, a few at most ahead of the one that is taken."""
-    start = time.perf_counter()
+def loader_seconds(pool: Any, loader: str, slots: int, batches: List[List[str]]) -> Tuple[float, float]:
+    """Return the time until all batches have been made, a few at most ahead of the one that is taken, and CPU time."""
+    start, cpu = time.perf_counter(), 0.0
     waiting = [pool.apply_async(fill, ((loader, i, batches[i]),)) for i in range(min(slots, len(batches)))]
     for i in range(len(batches)):
-        slot = waiting[i].get()
+        slot, spent = waiting[i].get()
+        cpu += spent
         if i + slots < len(batches):
             waiting.append(pool.apply_async(fill, ((loader, slot, batches[i + slots]),)))
-    return time.perf_counter() - start
+    return time.perf_counter() - start, cpu
 
 
-def our_seconds(net_file: Path, batches: int, environment: Any) -> float:
+def our_seconds(net_file: Path, batches: int, environment: Any) -> Tuple[float, float]:
+    """Return the same for the layer, its start included."""
     command = [sys.executable, "-c", OURS, str(net_file), str(batches)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise click.ClickException(done.stderr[-800:])
-    return float(done.stdout)
+    wall, cpu = map(float, done.stdout.split())
+    return wall, cpu
 
 
 @click.command(help=__doc__)
@@ -162,23 +166,31 @@ def main(images: str, count: int, batches: int, pairs: int, colour: bool) -> Non
             order = [str(path) for _ in range(batches * BATCH // len(paths) + 1) for path in paths]
             tasks = [order[i * BATCH:(i + 1) * BATCH] for i in range(batches)]
             with multiprocessing.Pool(cores, attach, (memory.name,)) as pool:
-                runs: List[Tuple[str, Callable[[], float]]] = [
+                runs: List[Tuple[str, Callable[[], Tuple[float, float]]]] = [
                     ("AugmentedData", lambda: our_seconds(net_file, batches, environment)),
                     *((one, lambda one=one: loader_seconds(pool, one, slots, tasks)) for one in LOADERS),
                 ]
                 for _, run in runs:
                     run()  # warm the file cache and the workers
-                rows = [[batches * BATCH / run() for _, run in runs] for _ in range(pairs)]
+                rows = [[run() for _, run in runs] for _ in range(pairs)]
     finally:
         memory.close()
         memory.unlink()
-    for (name, _), column in zip(runs, zip(*rows)):
-        spread = f"({min(column):.0f} to {max(column):.0f})"
-        click.echo(f"{name:14} median {statistics.median(column):6.0f} images/s  {spread}")
-    for place, (name, _) in enumerate(runs[1:], start=1):
-        ratios = [row[0] / row[place] for row in rows]
-        spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
-        click.echo(f"AugmentedData / {name:7} median {statistics.median(ratios):.2f}  {spread}")
+    report([name for name, _ in runs], rows, batches * BATCH)
+
+
+def report(names: List[str], rows: List[List[Tuple[float, float]]], images: int) -> None:
+    """Print images a second, CPU time an image, and the ratios of both to the first column's, row by row."""
+    for name, column in zip(names, zip(*rows)):
+        rates = [images / wall for wall, _ in column]
+        cpu = statistics.median(1000 * spent / images for _, spent in column)
+        spread = f"({min(rates):.0f} to {max(rates):.0f})"
+        click.echo(f"{name:14} median {statistics.median(rates):6.0f} images/s  {spread:16} {cpu:5.2f} ms CPU an image")
+    for place, name in enumerate(names[1:], start=1):
+        for what, part in (("images/s", 0), ("CPU time", 1)):
+            ratios = [row[place][part] / row[0][part] for row in rows]
+            spread = f"({min(ratios):.2f} to {max(ratios):.2f})"
+            click.echo(f"{names[0]} over {name:7} by {what}: median {statistics.median(ratios):.2f} {spread}")
 
 
 if __name__ == "__main__":
