@@ -9,6 +9,7 @@ from typing import Any, Callable, Optional, Tuple
 
 import click
 
+from prototxt_gen.cli.data_preview import preview
 from prototxt_gen.cli.data_progress import NAMES_SHOWN, Progress, show_report, show_set, writing
 from prototxt_gen.cli.output import write_stdout
 from prototxt_gen.core.errors import Error
@@ -54,6 +55,9 @@ def data() -> None:
     with the mean of each pixel where all images have one size. It appears only when all of it is written; until then it
     is called OUT.partial, and the same command goes on with it after it was stopped.
     """
+
+
+data.add_command(preview)
 
 
 @data.command("fashion-mnist")

@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "prototxt_gen.cli.compare:compare",
     "solver": "prototxt_gen.cli.solver:solver",
     "data": "prototxt_gen.cli.data:data",
+    "recipe": "prototxt_gen.cli.recipe:recipe",
     "train": "prototxt_gen.cli.train:train",
     "log": "prototxt_gen.cli.log:log",
     "test": "prototxt_gen.cli.test:test",

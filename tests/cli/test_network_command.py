@@ -135,3 +135,14 @@ def test_outputs_that_take_nothing(cli_path, unbuffered, command, redirect, code
 def test_module_is_the_command(cli):
     result = subprocess.run([sys.executable, "-m", "prototxt_gen", "list"], capture_output=True, text=True)
     assert result.stdout == cli("list").stdout
+
+
+def test_augment_writes_the_data_layers(cli):
+    stock, paper, none = (cli("attention56", *given) for given in ([], ["--augment", "paper"], ["--augment", "none"]))
+    assert stock.stdout == none.stdout and "AugmentedData" not in stock.stdout
+    train, test = net_of(paper).layer[:2]
+    assert train.type == test.type == "AugmentedData"
+    assert (train.augmented_data_param.source, test.augmented_data_param.source) == ("train_lmdb", "test_lmdb")
+    assert train.augmented_data_param.pca_std and test.augmented_data_param.resize_short == 256
+    refused = cli("attention56", "--phase", "deploy", "--augment", "paper")
+    assert refused.returncode == 2 and "--augment has no meaning with --phase deploy" in refused.stderr

@@ -23,6 +23,9 @@ namespace {
 // Interpolated chroma at the edges of a part needs its neighbours; an iMCU is at most 32 pixels wide.
 constexpr int kMargin = 32;
 
+// A damaged header must not take all memory.
+constexpr std::int64_t kMostPixels = std::int64_t{1} << 28;
+
 }  // namespace
 
 // libjpeg's decompressor. It reports errors by a jump out of its functions, which must pass no C++ object by: each
@@ -109,6 +112,9 @@ void ImageDecoder::open(const ImageRecord& record) {
     is_jpeg_ = jpeg_->info.num_components != 4;
     width_ = static_cast<int>(jpeg_->info.image_width);
     height_ = static_cast<int>(jpeg_->info.image_height);
+    if (static_cast<std::int64_t>(width_) * height_ > kMostPixels) {
+      throw std::runtime_error("is too large: " + std::to_string(width_) + " x " + std::to_string(height_));
+    }
   }
   if (!is_jpeg_) {
     view_ = whole_view(record);

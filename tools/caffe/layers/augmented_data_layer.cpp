@@ -1,6 +1,7 @@
 #include "augmented_data_layer.hpp"
 
 #include <algorithm>
+#include <exception>
 #include <stdexcept>
 #include <thread>
 
@@ -149,7 +150,7 @@ void AugmentedDataLayer<Dtype>::MakeItem(Worker* worker, std::uint64_t batch, in
     try {
       MakeImage(worker, epoch, index, to->values + item * values, to->labels + item);
       return;
-    } catch (const std::runtime_error& error) {
+    } catch (const std::exception& error) {
       Skipped(index, error.what());
     }
   }

@@ -67,7 +67,7 @@ class AugmentedDataLayer : public Layer<Dtype> {
   void OpenSource();
   void ReadMean();
   void MakeItem(Worker* worker, std::uint64_t batch, int item);
-  // Throws std::runtime_error when the image cannot be read.
+  // Throws a std::exception when the image cannot be read.
   void MakeImage(Worker* worker, std::uint64_t epoch, std::uint64_t index, Dtype* values, Dtype* label);
   prototxt_gen::CropWindow Window(int width, int height, std::uint32_t epoch, std::uint64_t index) const;
   void Skipped(std::uint64_t index, const char* why);

@@ -158,9 +158,15 @@ class ListSource : public ImageSource {
     if (!stream) {
       throw std::runtime_error("cannot be opened");
     }
-    record->bytes.assign(std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>());
-    if (record->bytes.empty()) {
-      throw std::runtime_error("is empty");
+    stream.seekg(0, std::ios::end);
+    const std::streamoff bytes = stream.tellg();
+    if (bytes <= 0) {
+      throw std::runtime_error(bytes == 0 ? "is empty" : "cannot be read");
+    }
+    record->bytes.resize(static_cast<std::size_t>(bytes));
+    stream.seekg(0);
+    if (!stream.read(&record->bytes[0], bytes)) {
+      throw std::runtime_error("cannot be read");
     }
     record->label = entry.label;
     record->encoded = true;
