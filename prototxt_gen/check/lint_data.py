@@ -103,7 +103,8 @@ def _faults(param: Any) -> Iterator[Tuple[str, str, str]]:
     if means and param.mean_file:
         yield "mean_file", "the mean is given twice, by mean_file and by mean_value", "remove one of them"
     if means not in (0, 1, param.channels):
-        yield "mean_value", f"{means} values of mean_value for {param.channels} channels", "give one, or one per channel"
+        what = f"{means} values of mean_value for {param.channels} channels"
+        yield "mean_value", what, "give one, or one per channel"
 
 
 @registry.add(
@@ -196,7 +197,8 @@ def other_values_in_test(file: NetFile) -> Iterator[Hit]:
         ours, theirs = _treatment(test.values), _treatment(train.values)
         if ours != theirs:
             message = f"{test.view.label(test.index)} has {ours} in TEST, and {theirs} in TRAIN"
-            yield Hit(f"{test.path}.{test.value_field}", message, "use the same mean and scale in both", test.layer.name)
+            hint = "use the same mean and scale in both"
+            yield Hit(f"{test.path}.{test.value_field}", message, hint, test.layer.name)
 
 
 def _treatment(values: Any) -> str:

@@ -18,13 +18,13 @@ def caffe() -> None:
     """Build Caffe from source, and show which Caffe is used and what it can do."""
 
 
-@caffe.command("build", short_help="Build Caffe with BN and Interp.")
+@caffe.command("build", short_help="Build Caffe with BN, Interp and AugmentedData.")
 @click.option("--source", type=click.Path(path_type=Path), metavar="FILE",
               help="Caffe's source distribution, where you have it already.  [default: pip downloads it]")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once.  [default: one per core]")
 @click.option("--force", is_flag=True, help="Build again, even if a current build is there.")
 def build(source: Optional[Path], jobs: Optional[int], force: bool) -> None:
-    """Build Caffe with BN and Interp into the cache, and print its folder.
+    """Build Caffe with BN, Interp and AugmentedData into the cache, and print its folder.
 
     Takes some minutes the first time. A later call builds again only when something that goes in has changed: this
     tool's layers or schema, Python, the compiler, a library.
@@ -59,8 +59,8 @@ def _document(data: Any) -> str:
 
 
 def _lines(found: finder.Caffe) -> List[str]:
-    own = [name for name in ("BN", "Interp") if name in found.layers]
-    lacks = [name for name in ("BN", "Interp") if name not in found.layers]
+    own = [name for name in OWN_LAYERS if name in found.layers]
+    lacks = [name for name in OWN_LAYERS if name not in found.layers]
     rows = [
         ("root", f"{found.root} ({found.origin})"),
         ("binary", str(found.binary)),

@@ -20,7 +20,6 @@ CONTESTED = {
     "crop_param": ("Crop",),
     "parameter_param": ("Parameter",),
     "recurrent_param": ("LSTM", "RNN"),
-    "augmented_data_param": ("AugmentedData",),
 }
 _INPUTS = ("input", "input_dim", "input_shape")
 _TYPE = 2  # LayerParameter.type

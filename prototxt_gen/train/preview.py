@@ -23,7 +23,8 @@ from prototxt_gen.core.graph import TRAIN, layers_in
 from prototxt_gen.core.io import dumps, write_whole
 from prototxt_gen.train import preflight
 from prototxt_gen.train.caffe import Caffe, child_environment
-from prototxt_gen.train.data import EXTRA_HINT, LABELS_FILE
+from prototxt_gen.train.data import LABELS_FILE
+from prototxt_gen.train.data_lmdb import EXTRA_HINT
 
 # The message of each data layer that gives images with labels, which has its source and batch_size.
 SHOWN = {"Data": "data_param", "AugmentedData": "augmented_data_param", "ImageData": "image_data_param"}
@@ -131,7 +132,8 @@ def write_sheet(path: str, shown: Preview, names: Sequence[str], title: str) -> 
     tile_w, tile_h = factor * width, factor * height
     columns = max(1, min(len(shown.images), round(math.sqrt(len(shown.images) * (tile_h + CAPTION_PX) / tile_w * 1.6))))
     rows = -(-len(shown.images) // columns)
-    size = (MARGIN_PX + columns * (tile_w + MARGIN_PX), CAPTION_PX + MARGIN_PX + rows * (tile_h + CAPTION_PX + MARGIN_PX))
+    size = (MARGIN_PX + columns * (tile_w + MARGIN_PX),
+            CAPTION_PX + MARGIN_PX + rows * (tile_h + CAPTION_PX + MARGIN_PX))
     sheet = Image.new("RGB", (max(size[0], CAPTION_GLYPH_PX * len(title) + 2 * MARGIN_PX), size[1]), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     draw.text((MARGIN_PX, 2), _plain(title), "black", font)

@@ -50,8 +50,8 @@ RECIPES = {
         "the images of ILSVRC 2012 in folders train/CLASS and val/CLASS",
     ),
     "cifar": Recipe(
-        "CIFAR-10", 32, "cifar", "cifar", 1, 'folder "$images" data --size 32x32 --raw',
-        "the images of CIFAR-10 as files in folders train/CLASS and val/CLASS",
+        "CIFAR-10", 32, "cifar", "cifar", 1, 'cifar "$images" data',
+        "the binary version of CIFAR-10, cifar-10-binary.tar.gz or what is in it",
     ),
     "fashion-mnist": Recipe(
         "Fashion-MNIST", 32, "smoke", "cifar", 0, "fashion-mnist data",

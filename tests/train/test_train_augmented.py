@@ -7,8 +7,6 @@ import pytest
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.train import launch
 
-LAYERS = DEFAULT_DIALECT.message("LayerParameter").DESCRIPTOR.fields_by_name
-pytestmark = pytest.mark.skipif("augmented_data_param" not in LAYERS, reason="this Caffe has no AugmentedData yet")
 
 
 @pytest.fixture
