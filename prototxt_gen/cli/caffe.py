@@ -11,6 +11,7 @@ import click
 
 from prototxt_gen.train import caffe as finder
 from prototxt_gen.train import caffe_build
+from prototxt_gen.train.preflight import OWN_LAYERS
 
 
 @click.group("caffe", short_help="Build Caffe from source; show which Caffe is used.")
@@ -69,7 +70,7 @@ def _lines(found: finder.Caffe) -> List[str]:
         ("dialect", found.dialect or "unknown"),
         ("CUDA", "yes" if found.cuda else "no"),
         ("layers", f"{len(found.layers)} types; " + "; ".join(
-            [f"with {' and '.join(own)}"] * bool(own) + [f"without {' and '.join(lacks)}"] * bool(lacks))),
+            [f"with {', '.join(own)}"] * bool(own) + [f"without {', '.join(lacks)}"] * bool(lacks))),
     ]
     if found.missing_modules:
         rows.append(("missing", f"{', '.join(found.missing_modules)}: import caffe needs "

@@ -185,7 +185,7 @@ def test_info_as_json(cli, caffe_build):
 def test_info_for_people(cli, caffe_build):
     done = cli("caffe", "info", "--caffe", caffe_build.root)
     assert done.returncode == 0 and done.stderr == ""
-    assert "with BN and Interp" in done.stdout and str(caffe_build.pycaffe) in done.stdout
+    assert "with AugmentedData, BN, Interp" in done.stdout and str(caffe_build.pycaffe) in done.stdout
 
 
 def test_info_when_there_is_none(cli, tmp_path):

@@ -4,9 +4,7 @@ import re
 
 import pytest
 
-from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.train import launch
-
 
 
 @pytest.fixture
