@@ -91,7 +91,7 @@ def test_a_network_by_name_brings_size_and_mean(cli, folder, tmp_path):
 
 @pytest.mark.parametrize("arguments, words", [
     ((), "Missing option '--weights'"),
-    (("--weights", "nothing"), "there is no network and no file 'nothing'"),
+    (("--weights", "nothing"), "there are no weights 'nothing'"),
     (("--weights", "net.prototxt"), "net.prototxt: holds no weights"),
     (("--weights", "weights.prototxt"), "net.prototxt: tells no images to test with\nhint: --source names"),
     (("--weights", "weights.prototxt", "--source", "images", "--top", "1,x"), "--top 1,x is no list of numbers"),
