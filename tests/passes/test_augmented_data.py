@@ -27,7 +27,7 @@ def test_train_to_deploy_gives_the_deploy_net(name, kind):
     wanted, found = build(NETWORKS[name], DEPLOY).net, done.model.net
     assert infer(found, TEST).blobs["data"] == infer(wanted, TEST).blobs["data"]
     assert [(layer.name, layer.type) for layer in found.layer] == [(layer.name, layer.type) for layer in wanted.layer]
-    assert "layer 'data': its mean and scale are no part of the net now" in done.edits
+    assert done.notes and done.notes[0].startswith("give the net its images as layer 'data' did: ")
 
 
 def test_grey_images_stay_grey():
