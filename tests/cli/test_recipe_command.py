@@ -102,7 +102,7 @@ def test_commands_of_the_script_that_cannot_run_yet(cli, tmp_path):
         done = run(folder, command)
         assert done.returncode == 2 and message in done.stderr and not done.stdout, command
     done = run(folder, "./run.sh data")
-    assert done.returncode != 0 and "the folder of the images of ILSVRC 2012" in done.stderr
+    assert done.returncode != 0 and "wanted: the images of ILSVRC 2012" in done.stderr
 
 
 def test_what_is_written_is_listed_and_written_once(cli, tmp_path):
