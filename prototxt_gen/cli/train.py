@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections import Counter
 from typing import List, Optional, Tuple
 
 import click
@@ -17,6 +18,7 @@ from prototxt_gen.train import launch
 INTERRUPTED = 130
 # Makes the folder itself (PG402), and settles the prefix as Caffe does (PG403).
 NOT_LINTED = ("PG402", "PG403")
+OF_ONE_RULE = 2  # findings that are shown before a training
 
 
 @click.command()
@@ -101,9 +103,15 @@ def check_lint(plan: launch.Plan) -> None:
     """Show what lint finds in the solver and its nets. Raises Error where it finds errors."""
     options = linter.Options(linter.registry.chosen((), NOT_LINTED), gpus=plan.gpus)
     found = linter.lint(plan.lint_text, plan.lint_file, options)
+    times = Counter(one.rule for one in found)
+    shown: Counter = Counter()
     for one in found:
-        hint = f"\n  hint: {one.hint}" if one.hint else ""
-        tell(f"{one.file}:{one.line}: {one.severity} {one.rule}: {one.message}{hint}")
+        shown[one.rule] += 1
+        if shown[one.rule] <= OF_ONE_RULE:
+            hint = f"\n  hint: {one.hint}" if one.hint else ""
+            tell(f"{one.file}:{one.line}: {one.severity} {one.rule}: {one.message}{hint}")
+        if shown[one.rule] == times[one.rule] > OF_ONE_RULE:
+            tell(f"{one.rule}: {times[one.rule] - OF_ONE_RULE} more; prototxt-gen lint lists them")
     errors = sum(one.severity == linter.ERROR for one in found)
     if errors:
         hint = "prototxt-gen explain ID says more; --no-lint starts all the same"

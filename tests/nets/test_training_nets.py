@@ -117,6 +117,9 @@ def test_frozen_bn_is_the_trap_that_published_files_lay(cli, caffe_build, run_ca
             layer.ClearField("param")
             layer.bn_param.frozen = True
     frozen = train(cli, tmp_path, as_published, "frozen")
+    warned = cli("train", "frozen_solver.prototxt", "--cpu", cwd=tmp_path)
+    assert warned.returncode == 2 and "lint finds 106 errors" in warned.stderr
+    assert warned.stderr.count("error PG301") == 2 and "PG301: 104 more" in warned.stderr
     assert all(abs(loss - chance) < 0.05 * chance for loss in frozen)
 
     spread = {name: [float(one) for one in run_caffe_python(
