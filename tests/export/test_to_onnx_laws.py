@@ -289,7 +289,7 @@ REFUSALS = {
                  "a window lies behind its bottom", "stride"),
     "2 GB": (image((1, 40000)) + layer("InnerProduct", "inner_product_param { num_output: 20000 }"), {}, {},
              "the weights are 3.0 GB, and an ONNX file holds at most 2 GB", ""),
-    "opset": (PLANES + layer("ReLU"), {}, dict(opset=11), "opset 11", "from 18 to "),
+    "opset": (PLANES + layer("ReLU"), {}, dict(opset=11), "opset 11", "18, the first"),
     "sliced batch": (PLANES + layer("Slice", 'top: "z" slice_param { axis: 0 }'), {}, dict(dynamic_batch=True),
                      "the batch cannot be dynamic: its top 1x4x5x5 does not follow it", "--batch N"),
     "weights of one batch": (PLANES + layer("InnerProduct", "inner_product_param { num_output: 2 axis: 0 }"),
