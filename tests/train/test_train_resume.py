@@ -69,8 +69,7 @@ def start(caffe_build, cli_path, job):
         listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
 
         def trained_by():
-            names = [(int(pid), Path(f"/proc/{pid}/cmdline").read_bytes()) for pid in listing.read_text().split()]
-            return [pid for pid, words in names if b"-solver" in words]
+            return [int(pid) for pid in listing.read_text().split() if b"-solver" in words_of(pid)]
 
         wait_for(trained_by)
         return process, trained_by()[0]
@@ -93,6 +92,13 @@ def refusal(job, caffe_build, monkeypatch):
         return str(caught.value)
 
     return plan
+
+
+def words_of(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile, as those do that only look at Caffe
+        return b""
 
 
 def gone(pid):
