@@ -8,7 +8,7 @@ from typing import Any, Optional, Sequence
 import click
 
 from prototxt_gen.cli.arguments import add_weights, input_shapes, load_net
-from prototxt_gen.cli.output import deliver
+from prototxt_gen.cli.output import deliver, write_stdout_bytes
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import write_whole
@@ -46,7 +46,7 @@ def export(net: str, target: str, dialect: str, output: Optional[str], **setting
         raise Error("ONNX is binary, and standard output is a terminal", hint="-o FILE writes it to a file")
     data = _export_onnx(net, dialect, **settings).SerializeToString(deterministic=True)
     if to_stdout:
-        _write_stdout(data)
+        write_stdout_bytes(data)
     else:
         write_whole(str(output), lambda file: file.write(data))
     return 0
@@ -83,10 +83,3 @@ def _export_onnx(
         model = registry.find("batch")(model, batch_size=int(batch)).model
     return to_onnx(model, opset=opset, dynamic_batch=dynamic, input_shapes=shapes,
                    bn_statistic=bn_statistic)
-
-
-def _write_stdout(data: bytes) -> None:
-    """Write all of ``data``: Python's own ``write`` may give up after a part of it."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[sys.stdout.buffer.write(rest):]

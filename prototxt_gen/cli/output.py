@@ -43,13 +43,18 @@ def deliver(text: str, output: Optional[str], check: Optional[str], diff: Option
 
 
 def write_stdout(text: str) -> None:
-    """Write all of a text to standard output.
+    """Write all of a text to standard output."""
+    write_stdout_bytes(text.encode())
+
+
+def write_stdout_bytes(data: bytes) -> None:
+    """Write all of ``data`` to standard output.
 
     With PYTHONUNBUFFERED set, Python's own ``write`` gives up silently after a partial write, as on a full disk.
     """
-    data = text.encode()
-    while data:
-        data = data[sys.stdout.buffer.write(data):]
+    rest = memoryview(data)
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest):]
 
 
 def compare_output(old: str, new: str, old_name: str, new_name: str) -> int:

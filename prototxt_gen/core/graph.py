@@ -94,11 +94,14 @@ class Graph:
             yield from made
 
 
-def shared_writes(layers: Iterable[Any]) -> Iterator[Tuple[Any, str]]:
-    """Yield each layer that works in place on memory that stands under other names too, with such a name that is read.
+def shares_memory(layer: Any) -> bool:
+    """True where a layer's tops are no copies: in Caffe they stand in the memory of its first bottom."""
+    alone = len(layer.bottom) == len(layer.top) == 1
+    return layer.type in ("Split", "Flatten", "Reshape") or (alone and layer.type in ("Concat", "Slice"))
 
-    In Caffe the tops of Split, Flatten and Reshape, and of Concat and Slice with one bottom and top, are no copies.
-    """
+
+def shared_writes(layers: Iterable[Any]) -> Iterator[Tuple[Any, str]]:
+    """Yield each layer that works in place on memory that stands under other names too, with a name that is read."""
     graph = Graph(layers)
     owners: Dict[str, str] = {}
     current: Dict[str, Version] = {}
@@ -109,8 +112,7 @@ def shared_writes(layers: Iterable[Any]) -> Iterator[Tuple[Any, str]]:
                 shares = other != name and owners.get(other, other) == owner
                 if shares and any(reader > index for reader, _ in version.readers):
                     yield layer, other
-        alone = len(layer.bottom) == len(layer.top) == 1
-        shares = layer.type in ("Split", "Flatten", "Reshape") or (alone and layer.type in ("Concat", "Slice"))
+        shares = shares_memory(layer)
         for version in graph.makes[index]:
             current[version.blob] = version
             if version.in_place_of is None:

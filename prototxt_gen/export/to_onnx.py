@@ -15,10 +15,11 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 from prototxt_gen import __version__
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, in_full_schema
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.core.graph import TEST, layers_in, net_state, shared_writes
+from prototxt_gen.core.graph import TEST, layers_in, net_state
 from prototxt_gen.core.io import Model
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.export.onnx_ops.layer import FIX_BATCH, Dims, Layer, Names, Tensor, converters
+from prototxt_gen.passes.chain import refuse_shared_writes
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
 from prototxt_gen.spec.shapes import Shape, format_shape
 
@@ -51,7 +52,7 @@ def to_onnx(
     bn_statistic = bn_statistic or model.dialect.bn_statistic
     model = _current(model)
     _check_types(layers_in(model.net, net_state(TEST, model.net)))
-    _check_memory(layers_in(model.net, net_state(TEST, model.net)))
+    refuse_shared_writes(model.net, (TEST,))
     info = infer(model.net, TEST, given=input_shapes)
     known = [name for one in info.layers if one.type == "Input" for name in one.tops]
     for name in input_shapes or ():
@@ -161,13 +162,6 @@ def _check_types(layers: Iterable[Any]) -> None:
         if layer.type not in converters and layer.type != "Input":
             hint = did_you_mean(layer.type, converters.types(), "take it out, or end the net before it")
             raise Error(f"its type {layer.type} cannot be exported to ONNX", where, hint)
-
-
-def _check_memory(layers: Iterable[Any]) -> None:
-    """Raise Error where a layer changes in place what is read under another name too."""
-    for layer, shared in shared_writes(layers):
-        what = f"it works in place on '{layer.bottom[0]}', and so changes '{shared}', of the same memory"
-        raise Error(what, f"layer '{layer.name}'", "give its top a name of its own")
 
 
 def _batch_dims(model: Model, info: NetInfo, given: Optional[Mapping[str, Shape]]) -> List[Sequence[Dims]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, TRAIN, layers_in, net_state, shared_writes
@@ -307,9 +307,9 @@ def refuse_training(net: Any, what_differs: str) -> None:
         raise Error(f"the net is for training, and there {what_differs}: it ends in a loss", f"layer '{loss}'", hint)
 
 
-def refuse_shared_writes(net: Any) -> None:
+def refuse_shared_writes(net: Any, phases: Sequence[int] = (TRAIN, TEST)) -> None:
     """Raise Error where a layer changes in place what is read under another name too: no layer can be moved there."""
-    for phase in (TRAIN, TEST):
+    for phase in phases:
         for layer, shared in shared_writes(layers_in(net, net_state(phase, net))):
             what = f"it works in place on '{layer.bottom[0]}', and so changes '{shared}', of the same memory"
             raise Error(what, f"layer '{layer.name}'", "give its top a name of its own")

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from prototxt_gen.core.dialects import in_full_schema
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.core.graph import TEST, layers_in, net_state
+from prototxt_gen.core.graph import TEST, layers_in, net_state, shares_memory
 from prototxt_gen.core.io import Model
 from prototxt_gen.export.reference.registry import Step, label, layers
 from prototxt_gen.spec.infer import LayerInfo, infer
@@ -85,8 +85,7 @@ class _Memory:
         owner = self._owners.get(first, first)
         if first and layer.top[:1] == [first]:
             return [name for name in {*self._owners, owner} if self._owners.get(name, name) == owner and name != first]
-        alone = len(layer.bottom) == len(layer.top) == 1
-        if layer.type in ("Split", "Flatten", "Reshape") or (alone and layer.type in ("Concat", "Slice")):
+        if shares_memory(layer):
             self._owners.update(dict.fromkeys(layer.top, owner))
         return []
 
