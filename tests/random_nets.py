@@ -1,10 +1,6 @@
 """Random small nets that Caffe accepts, with weights, for property tests.
 
-Test files have no package to import this from (--import-mode=importlib), so they load it by its path:
-
-    spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-    random_nets = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(random_nets)
+    import random_nets
 
     @given(model=random_nets.models())
     def test_...(model):
@@ -87,7 +83,6 @@ def reshape(draw, shape):
 
 def fixed(*texts):
     return lambda draw, shape: draw(st.sampled_from(texts))
-
 
 # By layer type, how its parameters are drawn from the shape of its first bottom.
 TYPES = {

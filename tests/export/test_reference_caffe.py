@@ -1,6 +1,5 @@
 """The numpy forward against Caffe: every layer type it runs, each branch of its parameters, and random nets."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import random_nets
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.graph import TEST, TRAIN
 from prototxt_gen.core.io import Model, loads
@@ -17,9 +17,6 @@ from prototxt_gen.export.reference.run import INPUT_TYPES
 from prototxt_gen.spec.rules import rules
 
 HERE = Path(__file__).parent
-spec = importlib.util.spec_from_file_location("random_nets", HERE.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 # (type, parameters, shapes of the bottoms, ...); a shape may be followed by how its values are drawn, the layer by the
 # number of its tops, and by the phase.
@@ -220,7 +217,6 @@ def test_every_layer_type_and_branch(in_caffe, dtype):
 def test_every_layer_type_can_be_run_and_is_among_the_cases():
     assert set(rules.types()) == {*layers.types(), *INPUT_TYPES, "Python"}
     assert {case[0] for case in CASES} | {"HDF5Output"} >= set(layers.types())
-
 
 SHARED_MEMORY = [f"""
 layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: 2 dim: 3 dim: 4 dim: 4 }} }} }}

@@ -1,13 +1,12 @@
 """Laws of the numpy forward, over random nets: precision, Splits, repetition; and its refusals."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import random_nets
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, find_dialect
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, TRAIN, insert_splits
@@ -15,10 +14,6 @@ from prototxt_gen.core.io import Model, loads
 from prototxt_gen.export.reference import forward, steps
 from prototxt_gen.export.reference.registry import layers
 from prototxt_gen.spec.infer import infer
-
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 quick = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -60,7 +55,6 @@ def test_a_second_run_gives_the_same_and_leaves_the_model_alone(model):
     assert all(np.array_equal(first[name], second[name], equal_nan=True) for name in first)
     assert all(np.array_equal(a, b) for name in before for a, b in zip(before[name], model.blobs[name]))
     assert all(np.array_equal(given_inputs[name], inputs[name]) for name in inputs)
-
 
 NET = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 dim: 4 dim: 4 } } }
@@ -107,7 +101,6 @@ def test_shared_parameters_are_the_last_stored():
 def test_blobs_with_the_axes_of_old_files():
     out = forward(replace(read(NET), blobs={"conv1": (BLOBS[0], np.ones((1, 1, 1, 3)))}), {"data": DATA})
     assert (out["conv1"] == 0).all()
-
 
 REFUSED = {
     "no weights": (NET, {}, "layer 'conv1' (Convolution): there are no weights for it\nhint: --weights"),

@@ -1,10 +1,8 @@
 """Laws of the ONNX export over random nets, names, versions, determinism, and what it refuses."""
 
-import importlib.util
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import random_nets
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, find_dialect
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST
@@ -24,10 +23,6 @@ from prototxt_gen.nets.builder import DEPLOY, TRAIN, build
 from prototxt_gen.nets.configs import NETWORKS
 from prototxt_gen.passes.base import registry
 from prototxt_gen.spec.infer import infer
-
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 # A random net may have come out without a layer, and then has no output.
 nets = random_nets.models().filter(lambda model: any(one.type != "Input" for one in model.net.layer))
@@ -97,7 +92,6 @@ def test_random_nets_with_an_open_batch_run_at_another(model):
     for name in found:
         assert_close(found[name], wanted[name.partition(".")[0]], name)
 
-
 windows = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 7), st.integers(0, 4))
 
 
@@ -149,7 +143,6 @@ def test_the_networks_at_full_size_have_their_shapes(name):
     shapes = infer(model.net, TEST).blobs
     blobs = {name for one in model.net.layer for name in one.top}
     assert {name: told[name] for name in blobs} == {name: shapes[name] for name in blobs}
-
 
 VERSIONS = image((1, 2, 3, 3)) + layer("BN", name="bn") + "".join(
     layer(kind, bottom="y", name=name) for kind, name in (("ReLU", "relu"), ("Dropout", "drop"))
@@ -246,7 +239,6 @@ def test_other_opsets_compute_the_same(opset):
     found, wanted = run(exported, images, every=False), run(to_onnx(model), images, every=False)
     assert all(np.allclose(found[name], wanted[name], rtol=1e-5) for name in wanted)
 
-
 SCRIPT = """
 import hashlib
 from prototxt_gen.export.to_onnx import to_onnx
@@ -262,7 +254,6 @@ def test_equal_nets_give_equal_bytes():
     runs = {subprocess.run([sys.executable, "-c", SCRIPT], env={"PYTHONHASHSEED": seed}, capture_output=True,
                            check=True).stdout for seed in ("1", "2")}
     assert len(runs) == 1
-
 
 PLANES = image((2, 4, 5, 5))
 FULL = layer("InnerProduct", "inner_product_param { num_output: 2 }")

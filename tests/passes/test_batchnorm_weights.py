@@ -1,23 +1,18 @@
 """split-bn and merge-bn: weights by their equations, values that stay in numpy and in Caffe, refusals."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
+import random_nets
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, find_dialect
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, TRAIN
 from prototxt_gen.core.io import Model, loads
 from prototxt_gen.export.reference import forward
 from prototxt_gen.passes.base import registry
-
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 quick = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 NORMS = ("BN", "BN", "BatchNorm", "BatchNorm", "Scale", "Scale", "Convolution", "ReLU", "Split", "InnerProduct")
@@ -119,7 +114,6 @@ def test_a_shared_slope_cannot_make_up_for_it():
     with pytest.raises(Error, match="1 channels need a gamma of their own"):
         split(bn(fourth=[1, 1, 1, 500], rest='param { name: "g" }'))
 
-
 WRONG = {
     "BN has 4 blobs, and the weights hold 3": lambda m: {"n": m.blobs["n"][:3]},
     "the blobs of a BN have one size, not 4, 4, 4, 3": lambda m: {"n": (*m.blobs["n"][:3], m.blobs["n"][3][:, :3])},
@@ -159,7 +153,6 @@ def test_nets_of_2014_are_upgraded_first():
     with pytest.raises(Error, match="hint: --pass upgrade first"):
         split(read('layers { name: "n" type: RELU bottom: "x" top: "x" }'))
 
-
 # Laws, and Caffe.
 
 @quick
@@ -191,7 +184,6 @@ def test_split_then_merge_is_nothing(model):
         for old, new in zip(blobs, back.model.blobs[name]):
             np.testing.assert_allclose(new, old, rtol=3e-7)
             assert new.shape == old.shape and new.dtype == old.dtype
-
 
 CHAIN = DATA + """
 layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 6 kernel_size: 3 } }

@@ -1,24 +1,19 @@
 """What passes ask a Chain: layers of some phases only, names; and that no phase's values change under any pass."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import random_nets
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.graph import TEST, TRAIN
 from prototxt_gen.core.io import Model, loads
 from prototxt_gen.export.reference import forward
 from prototxt_gen.passes.base import registry
 from prototxt_gen.passes.chain import Chain, loss_of
-
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 quick = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 TYPES = ("Convolution", "BN", "BatchNorm", "Scale", "Convolution", "BN", "Scale", "Power", "Split", "ReLU", "Eltwise")

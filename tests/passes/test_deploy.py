@@ -1,6 +1,5 @@
 """train-to-deploy and deploy-to-train: our nets as the builder has them, other nets, refusals, the same values."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import random_nets
 from prototxt_gen.check.diff import compare
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS
 from prototxt_gen.core.errors import Error
@@ -24,9 +24,6 @@ from prototxt_gen.spec.infer import infer
 from prototxt_gen.train.data import Image, datum, write_lmdb
 
 PAIRS = Path(__file__).with_name("caffe_pairs.py")
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 NetParameter = DEFAULT_DIALECT.message("NetParameter")
 quick = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -63,7 +60,6 @@ def data(phase="TRAIN", transform="crop_size: 8", top="data label", kind="Data")
 
 def names(net):
     return [f"{one.name}:{one.type}" for one in net.layer]
-
 
 # Our nets
 
@@ -109,9 +105,7 @@ def test_means(mean, wanted):
     done = deploy_to_train(build(NETWORKS["attention56"], DEPLOY), mean=mean)
     assert done.model.net == build(NETWORKS["attention56"], data=DataEnds(mean=wanted)).net
 
-
 # train-to-deploy
-
 
 HEAD = conv("data", "conv") + layer("ReLU", "conv", "conv", name="relu") + ip("conv", "fc")
 BODY = ["data:Input", "conv:Convolution", "relu:ReLU", "fc:InnerProduct"]
@@ -289,9 +283,7 @@ def test_random_nets_compute_the_same_when_deployed(random, data):
     if np.isfinite(found["prob"]).all():
         assert np.allclose(-np.log(found["prob"][:, 0]).mean(), wanted["loss"], rtol=1e-3, atol=1e-4)
 
-
 # deploy-to-train
-
 
 RESIDUAL = image(1, 3, 8, 8) + conv("data", "c1", "num_output: 4 kernel_size: 3 pad: 1 bias_term: false")
 for number, bottom in ((1, "c1"), (2, "c2")):
@@ -386,7 +378,6 @@ def test_other_dialects():
 def test_training_is_refused(text, message):
     with pytest.raises(Error, match=message):
         deploy_to_train(model(text))
-
 
 # In Caffe
 

@@ -1,12 +1,11 @@
 """drop-dropout and drop-split: readers joined to what was copied, outputs that keep their names, refusals."""
 
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import random_nets
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, Graph, insert_splits
@@ -16,10 +15,6 @@ from prototxt_gen.nets.builder import DEPLOY, TRAIN, build
 from prototxt_gen.nets.configs import NETWORKS
 from prototxt_gen.passes.base import registry
 from prototxt_gen.spec.infer import infer
-
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 TYPES = ("Dropout", "Dropout", "Split", "Split", "ReLU", "Eltwise", "Convolution", "Concat", "Power")
@@ -35,7 +30,6 @@ def layer(name, kind, bottoms, tops="", rest=""):
     both = "".join(f'bottom: "{one}" ' for one in bottoms.split())
     both += "".join(f'top: "{one}" ' for one in (tops or name).split())
     return f'layer {{ name: "{name}" type: "{kind}" {both} {rest} }}\n'
-
 
 A = layer("a", "ReLU", "data")
 # Text, what it becomes.

@@ -1,14 +1,13 @@
 """fold-bn: what is folded where, the same values in Caffe and in numpy, and every reason to leave a layer."""
 
-import importlib.util
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import random_nets
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, Graph
@@ -18,10 +17,6 @@ from prototxt_gen.nets.builder import DEPLOY, PUBLISHED, TRAIN, build
 from prototxt_gen.nets.configs import NETWORKS
 from prototxt_gen.passes.base import registry
 from prototxt_gen.spec.infer import infer
-
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 TYPES = ("BN", "BN", "BatchNorm", "Scale", "Scale", "Convolution", "Convolution", "InnerProduct", "Deconvolution",
@@ -44,7 +39,6 @@ def conv(name, bottom, rest="", kind="Convolution", more=""):
 
 def fc(name, bottom, rest="", more=""):
     return layer(name, "InnerProduct", bottom, "inner_product_param { num_output: 6 %s } %s" % (rest, more))
-
 
 RELU = layer("relu", "ReLU", "data")
 BIASED = "scale_param { bias_term: true }"
@@ -139,7 +133,6 @@ def test_a_blob_that_is_left_holds_the_same_values(model):
     assert infer(result.model.net, TEST).learnable <= infer(model.net, TEST).learnable + sum(
         one.convolution_param.num_output + one.inner_product_param.num_output for one in result.model.net.layer)
 
-
 # What stays, and why: the reason of layer 'n'.
 BN = layer("n", "BN", "c")
 LEFT = {
@@ -214,7 +207,6 @@ def test_the_new_bias_learns_as_the_old_did():
     assert not kept.convolution_param.HasField("bias_term")
     assert [(one.name, one.lr_mult, one.decay_mult) for one in kept.param] == [("", 3, 1), ("", 2, 0)]
 
-
 DAMAGED = {
     "Convolution has 2 blobs here, and the weights hold 1": ("c", lambda blobs: blobs[:1]),
     "its weights .7, 4, 3, 3. do not fit num_output 6": ("c", lambda blobs: (np.zeros((7, 4, 3, 3)), blobs[1])),
@@ -253,7 +245,6 @@ def test_the_statistic_says_what_the_fourth_blob_is():
     by_std, by_variance = (fold(model, bn_statistic=one).model.blobs["c"][0] for one in ("inv-std", "variance"))
     expected = 1 / np.sqrt(fourth + 1e-5) / fourth
     np.testing.assert_allclose(by_variance / by_std, np.tile(expected, (120, 1)).T, rtol=1e-5)
-
 
 COVERAGE = {"attention56": (70, 107), "attention92": (115, 176), "attentionnext56": (107, 107),
             "attentionnext92": (173, 173)}

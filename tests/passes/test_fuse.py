@@ -1,23 +1,18 @@
 """fuse-scale: chains of Scale and Power as one layer, the same values in Caffe and in numpy, and refusals."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+import random_nets
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import Graph
 from prototxt_gen.core.io import Model, loads
 from prototxt_gen.export.reference import forward
 from prototxt_gen.passes.base import registry
-
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 DATA = 'layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 4 dim: 4 } } }\n'
@@ -38,7 +33,6 @@ def scale(name, bottom, top="", rest=""):
 
 def power(name, bottom, top="", rest="scale: 3 shift: -0.5"):
     return layer(name, "Power", bottom, top, "power_param { %s }" % rest)
-
 
 A = layer("a", "TanH", "data")
 BIASED = "scale_param { bias_term: true bias_filler { value: 2 } }"

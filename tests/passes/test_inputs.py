@@ -1,12 +1,12 @@
 """resize-input, fix-interp and batch: the builder's nets of other sizes, the same values, and refusals."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import random_nets
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -15,15 +15,13 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, TRAIN
 from prototxt_gen.core.io import Model, dumps, loads
 from prototxt_gen.export.reference import forward
-from prototxt_gen.nets.builder import DEPLOY, PUBLISHED, TRAIN as TRAINING, build
+from prototxt_gen.nets.builder import DEPLOY, PUBLISHED, build
+from prototxt_gen.nets.builder import TRAIN as TRAINING
 from prototxt_gen.nets.configs import NETWORKS, vary
 from prototxt_gen.passes.inputs import batch, fix_interp, resize_input
 from prototxt_gen.spec.infer import infer
 
 PAIRS = Path(__file__).with_name("caffe_pairs.py")
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 NetParameter = DEFAULT_DIALECT.message("NetParameter")
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -57,7 +55,6 @@ def run_pairs(run_caffe_python, folder, jobs):
     run_caffe_python(PAIRS, folder / "jobs.json", folder / "found.json")
     return json.loads((folder / "found.json").read_text())
 
-
 # resize-input
 
 
@@ -76,7 +73,6 @@ def test_a_size_that_leaves_the_last_plane_leaves_the_pooling():
     done = resize_input(build(config, DEPLOY), input_shapes={"data": (2, 3, 220, 222)})
     assert done.edits == ("layer 'data': 1x3x224x224 -> 2x3x220x222",)
     assert done.model.net.layer[-3].pooling_param.kernel_size == 7
-
 
 INPUTS = {
     "a field": ('input: "data" input_dim: 1 input_dim: 3 input_dim: 8 input_dim: 8', (2, 3, 5, 6),
@@ -114,7 +110,6 @@ def test_where_a_shape_stands(old, shape, new):
     given_model = model(old)
     assert resize_input(given_model, input_shapes={"data": shape}).model.net == loads(new, NetParameter)
     assert given_model.net == loads(old, NetParameter)
-
 
 IP = layer("InnerProduct", "inner_product_param { num_output: 2 }", "data", "ip", "ip")
 UP = "interp_param { height: 8 width: 8 }"
@@ -207,7 +202,6 @@ def test_random_nets_of_another_size_compute_what_they_do_on_it(random, sizes):
     assert found.keys() == wanted.keys()
     assert all(np.array_equal(found[name], wanted[name], equal_nan=True) for name in wanted)
 
-
 # fix-interp
 
 
@@ -226,7 +220,6 @@ def test_fixing_and_resizing_change_places(name):
     there = fix_interp(deploy, input_shapes=shapes).model.net
     assert there == resize_input(fixed.model, input_shapes=shapes).model.net
     assert there == fix_interp(build(config, DEPLOY, input_size=size)).model.net
-
 
 INTERPS = {
     "a second bottom that others read": (
@@ -319,7 +312,6 @@ def test_a_small_attention_net_at_other_sizes_in_caffe(run_caffe_python, tmp_pat
         assert one["outputs_a"] == one["outputs_b"] == ["cls"] and one["shapes"]["cls"] == [1, 10]
         assert len(one["apart"]) > 300 and not any(one["apart"].values())
 
-
 # batch
 
 
@@ -345,7 +337,6 @@ def test_what_a_batch_leaves_alone():
     assert [(one.layer, one.reason) for one in done.skipped] == [("py", "no field of the file sets its batch")]
     assert done.edits == ("layer 'data': batch of 5",)
     assert done.model.net.layer[1:] == model(text).net.layer[1:]
-
 
 BATCH_REFUSALS = {
     "none": (image(1, 3, 8, 8), 0, "a batch of 0 is none"),

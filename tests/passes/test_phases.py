@@ -1,6 +1,5 @@
 """split-phases and merge-phases: each phase is the net that it was, in every stage and level."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import random_nets
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import PHASES, TEST, TRAIN, layers_in, net_state
@@ -22,9 +22,6 @@ from prototxt_gen.spec.infer import infer
 
 TESTS = Path(__file__).parent.parent
 PAIRS = Path(__file__).with_name("caffe_pairs.py")
-spec = importlib.util.spec_from_file_location("random_nets", TESTS / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 NetParameter = DEFAULT_DIALECT.message("NetParameter")
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -101,7 +98,6 @@ def test_every_net_of_the_tests_splits_and_merges():
             assert kept(half.net, net_state(TRAIN + TEST - phase)) == kept(half.net, net_state(phase)), path
     assert split > 50
 
-
 RULES = st.builds(
     lambda phase, least, most, stage, other: " ".join(filter(None, (phase, least, most, stage, other))),
     st.sampled_from(["", "phase: TRAIN", "phase: TEST"]), st.sampled_from(["", "", "min_level: 1"]),
@@ -153,7 +149,6 @@ def test_random_nets_compute_the_same_after_it(random, data):
         assert found.keys() == wanted.keys()
         assert all(np.array_equal(found[name], wanted[name], equal_nan=True) for name in wanted)
     assert {**train.blobs, **test.blobs}.keys() == {layer.name for layer in merged.net.layer} & random.blobs.keys()
-
 
 TWO_PHASES = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }

@@ -1,6 +1,5 @@
 """rename: names change, and nothing else."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import random_nets
 from prototxt_gen.check.diff import compare
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
@@ -19,9 +19,6 @@ from prototxt_gen.nets.configs import NETWORKS
 from prototxt_gen.passes.rename import read_map, rename
 
 PAIRS = Path(__file__).with_name("caffe_pairs.py")
-spec = importlib.util.spec_from_file_location("random_nets", Path(__file__).parent.parent / "random_nets.py")
-random_nets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(random_nets)
 
 NetParameter = DEFAULT_DIALECT.message("NetParameter")
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -134,7 +131,6 @@ def test_caffe_computes_the_same(run_caffe_python, tmp_path):
     [found] = json.loads((tmp_path / "found.json").read_text())
     assert found["outputs_b"] == ["block/conv10"]
     assert found["apart"] == dict.fromkeys(["image", "block/conv1", "block/conv2_out", "block/conv10"], 0)
-
 
 MAPS = {
     "columns": ("# names\nconv1 first\nconv2\tsecond   # the other\n\n", (("conv1", "first"), ("conv2", "second"))),

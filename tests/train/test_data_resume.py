@@ -3,11 +3,12 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy
 import pytest
+
+from processes import wait_for
 from PIL import Image
 
 from prototxt_gen.core.errors import Error
@@ -67,13 +68,6 @@ def test_any_number_of_workers_writes_the_same_bytes(photographs, uninterrupted,
     assert (written.train + written.test, written.skipped) == (CLASSES * EACH - 1, 1)
     for name in (*FILES, "skipped.txt", "train_lmdb/data.mdb", "test_lmdb/data.mdb"):
         assert (tmp_path / "out" / name).read_bytes() == (uninterrupted / name).read_bytes()
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def entries(lmdb):

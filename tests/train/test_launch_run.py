@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from processes import DEADLINE_S, edit, wait_for
+
 NO_TESTS = ("test_iter: 2\ntest_interval: 10", "")
 ENDLESS = [("max_iter: 20", "max_iter: 100000000"), ("snapshot: 10", "snapshot: 0"), NO_TESTS]
-# Generous: a run takes well under a second.
-DEADLINE_S = 60
 
 
 @pytest.fixture
@@ -48,24 +48,9 @@ def start(caffe_build, cli_path, job):
         process.communicate()
 
 
-def edit(path, *changes):
-    text = path.read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    path.write_text(text)
-
-
 def log_of(job):
     path = job / "snap" / "tiny.log"
     return path.read_text() if path.exists() else ""
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def children(process):

@@ -9,22 +9,14 @@ from dataclasses import replace
 
 import pytest
 
+from processes import DEADLINE_S, edit
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train import launch, launch_failures, preflight, preflight_run
 from prototxt_gen.train.logs import TrainingLog
 
-DEADLINE_S = 60
 ENDLESS = [("max_iter: 20", "max_iter: 100000000"), ("test_iter: 2\ntest_interval: 10", ""),
            ("snapshot: 10", "snapshot: 0")]
-
-
-def edit(path, *changes):
-    text = path.read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    path.write_text(text)
 
 
 @pytest.fixture
@@ -57,7 +49,6 @@ def meaning(caffe_build, job, *arguments):
     found = launch_failures.meaning(lines, status, caffe_build.layers)
     assert found is not None, lines
     return f"{found.means}: {found.advice}"
-
 
 NET, SOLVER = "net.prototxt", "solver.prototxt"
 

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processes import DEADLINE_S, edit, gone, wait_for
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train import launch, pycaffe_worker, run_skip
-
-DEADLINE_S = 60
-
-
-def edit(path, *changes):
-    text = path.read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    path.write_text(text)
 
 
 @pytest.fixture
@@ -39,13 +29,6 @@ def train(caffe_build, cli, job):
         return result
 
     return run
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def curve(text):
@@ -163,13 +146,6 @@ def supervised(tmp_path):
         process.wait()
 
 
-def is_gone(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
-
-
 @pytest.mark.parametrize("programs, status", [
     (["time.sleep(0.3)", "time.sleep(99)", "time.sleep(99)"], 0),
     (["time.sleep(99)", "time.sleep(0.3); sys.exit(7)"], 7),
@@ -178,7 +154,7 @@ def is_gone(pid):
 def test_processes_side_by_side_end_together(supervised, programs, status):
     process, children = supervised(*(f"ready(); {program}" for program in programs))
     assert process.wait(DEADLINE_S) == status
-    assert all(map(is_gone, children))
+    assert all(map(gone, children))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -187,14 +163,14 @@ def test_signals_go_to_the_first_process(supervised, number):
     process, children = supervised(first, "ready(); time.sleep(99)")
     process.send_signal(number)
     assert process.wait(DEADLINE_S) == 9
-    assert all(map(is_gone, children))
+    assert all(map(gone, children))
 
 
 def test_processes_side_by_side_die_with_the_one_that_waits(supervised):
     process, children = supervised("ready(); time.sleep(99)", "ready(); time.sleep(99)")
     process.kill()
     process.wait()
-    wait_for(lambda: all(map(is_gone, children)))
+    wait_for(lambda: all(map(gone, children)))
 
 
 @given(st.integers(0, 500), st.integers(1, 40), st.integers(1, 4), st.integers(1, 60), st.integers(0, 3))

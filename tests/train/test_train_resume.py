@@ -6,18 +6,17 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
+from processes import DEADLINE_S, edit, gone, wait_for
 from prototxt_gen.core.caffemodel import read_weights
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.solverstate import read_solverstate
 from prototxt_gen.train import launch, preflight, run_resume
 
-DEADLINE_S = 60
 # Shows every loss, and snapshots where the data layer begins again: after 200 images in batches of 20.
 ENDLESS = [("display: 5", "display: 1"), ("max_iter: 20", "max_iter: 100000000"),
            ("test_iter: 2\ntest_interval: 10", "")]
@@ -25,21 +24,6 @@ ENDLESS = [("display: 5", "display: 1"), ("max_iter: 20", "max_iter: 100000000")
 LARGE = [('bottom: "pool1" top: "fc"', 'bottom: "hidden" top: "fc"'),
          ('layer {\n  name: "fc"', 'layer { name: "hidden" type: "InnerProduct" bottom: "pool1" top: "hidden"'
           ' inner_product_param { num_output: 2000 weight_filler { type: "msra" } } }\nlayer {\n  name: "fc"')]
-
-
-def edit(path, *changes):
-    text = path.read_text()
-    for old, new in changes:
-        assert old in text
-        text = text.replace(old, new)
-    path.write_text(text)
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.001)
 
 
 def losses(text):
@@ -99,13 +83,6 @@ def words_of(pid):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:  # it has ended meanwhile, as those do that only look at Caffe
         return b""
-
-
-def gone(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def finished_snapshots(log):
