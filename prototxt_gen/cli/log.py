@@ -10,13 +10,13 @@ from typing import List, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.log_follow import Follower, no_iteration, open_log, terminal_size
+from prototxt_gen.cli.log_follow import Follower, no_iteration, terminal_size
 from prototxt_gen.cli.output import write_stdout
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import display_name, write_whole
 from prototxt_gen.train import logs_figures as figures
 from prototxt_gen.train import logs_view as view
-from prototxt_gen.train.logs_files import LogReader, find_logs, read_log
+from prototxt_gen.train.logs_files import LogReader, find_logs, open_log, read_log
 from prototxt_gen.train.logs_history import History
 
 NOT_FINITE = 1
@@ -39,9 +39,9 @@ def log(
 ) -> int:
     """Show the course of a training, from the folder of a run or from any logs of caffe train.
 
-    Several logs are joined in the order of their times; - reads standard input. Iterations that ran again after a
-    resume count as the later run gave them, and are marked. Elapsed is time spent training, without pauses; speed is
-    without tests.
+    Several logs, .gz too, are joined in the order of their times; - reads standard input. Iterations that ran again
+    after a resume count as the later run gave them, and are marked. Elapsed is time spent training, without pauses;
+    speed is without tests.
 
     Notes tell of NaN and infinite values, of a loss of 87.3365 (diverged), and of a plateau: the median loss of the
     last fifth of the displayed iterations is less than 1 % below that of the fifth before (10 iterations at least).

@@ -15,7 +15,7 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import display_name
 from prototxt_gen.train import logs_figures as figures
 from prototxt_gen.train import logs_view as view
-from prototxt_gen.train.logs_files import LogReader, read_log
+from prototxt_gen.train.logs_files import LogReader, is_compressed, open_log, read_log
 from prototxt_gen.train.logs_history import History, TestRow, TrainRow
 
 POLL_S = 0.25
@@ -34,11 +34,6 @@ WAITING = "waiting for the first iteration"
 def terminal_size() -> os.terminal_size:
     """Return the terminal's columns and lines."""
     return shutil.get_terminal_size((WIDTH_WITHOUT_TERMINAL, HEIGHT_WITHOUT_TERMINAL))
-
-
-def open_log(path: str) -> Any:
-    """Open a log to read its bytes; ``-`` is standard input, which stays open when the log is closed."""
-    return open(os.dup(0) if path == "-" else path, "rb")
 
 
 def no_iteration(history: History, where: str) -> Error:
@@ -80,7 +75,7 @@ class Follower:
             grown, closed = self._read_pipe(reader) if path == "-" else (self._read_file(reader), False)
             now = time.monotonic()
             heard = now if grown else heard
-            ended = closed or (not grown and self._ended())
+            ended = closed or (not grown and (self._ended() or is_compressed(path)))
             if not grown or now >= due:
                 self.show.update(self.history, self.smooth, settled=not grown, silent_s=now - heard)
                 shown = time.monotonic()
@@ -88,7 +83,7 @@ class Follower:
             if ended:
                 self.show.finish(self.history, self.smooth)
                 return
-            if path == "-":
+            if path == "-" or is_compressed(path):
                 continue
             time.sleep(POLL_S)
             if reader.was_cut() or _was_replaced(path, file):

@@ -126,7 +126,7 @@ def summary(plan: launch.Plan, outcome: launch.Outcome) -> List[str]:
     for test in tests:
         net = f" (test net {test.net})" if len(tests) > 1 else ""
         lines.append(f"tested at iteration{net} = {test.iteration}")
-        lines += [f"{name}{net} = {value:g}" for name, value in test.outputs]
+        lines += [f"{name}{net} = {value:g}" for name, value in test.outputs.items()]
     if outcome.snapshot:
         lines.append(f"snapshot = {outcome.snapshot}")
     return [*lines, f"log = {plan.log}"]

@@ -65,6 +65,10 @@ class NoCaffe(Error):
     """None was given and none is built."""
 
 
+# Without this glog leaves a copy of what the program caffe logs in the system's folder for temporary files.
+LOG_SETTINGS = {"GLOG_logtostderr": "1"}
+
+
 @dataclass(frozen=True)
 class Caffe:
     """A Caffe on this machine.
@@ -169,4 +173,4 @@ def _dialect_of(fields: Optional[Dict[str, int]]) -> Optional[str]:
 def child_environment(caffe: Caffe) -> Dict[str, str]:
     """Return the environment for a child process that imports pycaffe."""
     rest = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(caffe.pycaffe), *([rest] if rest else [])])}
+    return {**os.environ, **LOG_SETTINGS, "PYTHONPATH": os.pathsep.join([str(caffe.pycaffe), *([rest] if rest else [])])}

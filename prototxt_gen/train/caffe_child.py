@@ -44,7 +44,7 @@ class Child:
         self.where = where
         self._said = tempfile.TemporaryFile()
         read, write = os.pipe()
-        environment = {**child_environment(caffe), "GLOG_minloglevel": "2", "GLOG_logtostderr": "1"}
+        environment = {**child_environment(caffe), "GLOG_minloglevel": "2"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, str(folder), str(write)], stdin=subprocess.PIPE, stdout=self._said,
             stderr=self._said, env=environment, pass_fds=(write,),

@@ -23,9 +23,9 @@ from typing import IO, Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 from prototxt_gen.core.errors import CaffeError, Error
 from prototxt_gen.core.io import dumps, read_text, write_text
 from prototxt_gen.train import launch_failures, preflight, preflight_run, run_folder, run_resume, run_skip
-from prototxt_gen.train.caffe import Caffe
+from prototxt_gen.train.caffe import LOG_SETTINGS, Caffe
 from prototxt_gen.train.launch_process import Echo, Notice, Stops, Tee, follow, start
-from prototxt_gen.train.logs import TrainingLog
+from prototxt_gen.train.logs_live import LiveLog
 from prototxt_gen.train.solver import with_settings
 
 GPU_IDS = re.compile(r"all|\d+(,\d+)*")
@@ -63,7 +63,7 @@ class Plan:
 class Outcome:
     """How a run ended that did not fail: ``snapshot`` is the last whole solver state, None when there is none."""
 
-    log: TrainingLog
+    log: LiveLog
     interrupted: bool
     killed: bool
     snapshot: Optional[str]
@@ -268,7 +268,7 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
     are those of the command line, for the run's record.
     Raises CaffeError when Caffe fails, and Error when a folder or file for its results cannot be written.
     """
-    log, stops = TrainingLog(), Stops()
+    log, stops = LiveLog(), Stops()
     with ExitStack() as stack:
         lock = None if plan.folder is None else stack.enter_context(run_folder.locked(plan.folder))
         log_file = stack.enter_context(_open_log(plan))
@@ -280,7 +280,7 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
         if plan.folder is not None:
             run_folder.record_start(plan.folder, plan.record, arguments, plan.command, plan.settings, plan.snapshot,
                                     plan.caffe)
-        child = start(plan.command, {}, lock)
+        child = start(plan.command, LOG_SETTINGS, lock)
         stops.attach(child)
         tee = Tee(log_file, echo, notice, verbose)
         try:
@@ -312,13 +312,13 @@ def _open_log(plan: Plan) -> Iterator[IO[bytes]]:
         yield log_file
 
 
-def _outcome(plan: Plan, log: TrainingLog, status: int, stops: int) -> Outcome:
+def _outcome(plan: Plan, log: LiveLog, status: int, stops: int) -> Outcome:
     if status == 0:
         log.finish()
     killed = status != 0 and stops > 0 and -status in (signal.SIGINT, signal.SIGKILL)
-    if not killed and (status != 0 or not log.done):
+    if not killed and (status != 0 or not log.history.done):
         raise _failure(plan, log, status)
-    return Outcome(log, killed or log.stopped_early, killed, _last_whole(log.snapshots))
+    return Outcome(log, killed or log.history.stopped_early, killed, _last_whole(log.snapshots))
 
 
 def _last_whole(snapshots: List[str]) -> Optional[str]:
@@ -331,13 +331,14 @@ def _last_whole(snapshots: List[str]) -> Optional[str]:
     return None
 
 
-def _failure(plan: Plan, log: TrainingLog, status: int) -> CaffeError:
+def _failure(plan: Plan, log: LiveLog, status: int) -> CaffeError:
     """Say how Caffe failed: the failed check first with what it means, then how its log ends."""
     how = f"ended with exit code {status}" if status >= 0 else f"was ended by {signal.Signals(-status).name}"
-    first = log.fatal[0] if log.fatal else "caffe train " + ("ended without training" if status == 0 else how)
-    found = launch_failures.meaning([*log.fatal, *log.tail], status, plan.caffe.layers)
-    tail = [line for line in log.tail if not any(line.endswith(one) for one in log.fatal)]
-    text = [first, *log.fatal[1:], f"caffe train {how}; before that, its log says:", *(f"    {line}" for line in tail)]
+    fatal = log.fatal
+    first = fatal[0] if fatal else "caffe train " + ("ended without training" if status == 0 else how)
+    found = launch_failures.meaning([*fatal, *log.tail], status, plan.caffe.layers)
+    tail = [line for line in log.tail if not any(line.endswith(one) for one in fatal)]
+    text = [first, *fatal[1:], f"caffe train {how}; before that, its log says:", *(f"    {line}" for line in tail)]
     advice = [found.advice] if found else []
     whole = _last_whole(log.snapshots)
     if whole:

@@ -6,6 +6,7 @@ It runs in a session of its own, so that a terminal's Ctrl-C reaches it once, fr
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import select
 import signal
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 from typing import IO, Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
 
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train.logs import TrainingLog, is_watched
+from prototxt_gen.train.logs_live import LiveLog, is_watched
 
 STOP_NOTICE = "stopping: Caffe ends its iteration and writes a snapshot; once more to kill it"
 NAN_NOTICE = (
@@ -140,15 +141,16 @@ class _LossWatch:
         self.seen = 0
         self.told = False
 
-    def look(self, log: TrainingLog, tee: Tee) -> None:
-        for one in log.losses[self.seen:]:
-            if not self.told and not abs(one.loss) < float("inf"):
+    def look(self, log: LiveLog, tee: Tee) -> None:
+        rows = log.history.train
+        for row in rows[self.seen:]:
+            if not self.told and not math.isfinite(row.loss):
                 self.told = True
-                tee.tell(NAN_NOTICE.format(one.iteration))
-        self.seen = len(log.losses)
+                tee.tell(NAN_NOTICE.format(row.iteration))
+        self.seen = len(rows)
 
 
-def follow(pipe: IO[bytes], log: TrainingLog, tee: Tee, stops: Stops) -> None:
+def follow(pipe: IO[bytes], log: LiveLog, tee: Tee, stops: Stops) -> None:
     """Pass on what Caffe writes until it closes its end."""
     rest, told, watch = b"", 0, _LossWatch()
     while True:
@@ -170,7 +172,7 @@ def follow(pipe: IO[bytes], log: TrainingLog, tee: Tee, stops: Stops) -> None:
         _pass_on(rest, log, tee)
 
 
-def _pass_on(data: bytes, log: TrainingLog, tee: Tee) -> None:
+def _pass_on(data: bytes, log: LiveLog, tee: Tee) -> None:
     line = data.decode("utf-8", "replace")
     log.feed(line)
     tee.line(line)

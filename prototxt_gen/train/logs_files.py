@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import os
 import re
-from io import BufferedReader
-from typing import Iterable, Iterator, List, Optional, Tuple
+import zlib
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
 
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train.logs_history import History
@@ -15,7 +16,7 @@ from prototxt_gen.train.logs_lines import CREATED, HEAD, ITERATION, Stamp, day_o
 CHUNK_BYTES = 1 << 22
 # Set-up lines come first, and a net's text may stand between the first heads.
 SNIFFED_BYTES = 1 << 16
-LOG_NAME = re.compile(r"(\.log(\.\d+|\.txt)?|^log(\.txt)?|\.INFO\.[\w.-]+)$")
+LOG_NAME = re.compile(r"(\.log(\.\d+|\.txt)?|^log(\.txt)?|\.INFO\.[\w.-]+)(\.gz)?$")
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DAY_S = 86400
 _YEAR_S = 366 * _DAY_S
@@ -25,13 +26,31 @@ def _encoding(data: bytes) -> str:
     return "utf-16" if data[:2] in UTF_16 else "utf-8-sig"
 
 
+def is_compressed(path: str) -> bool:
+    """Tell whether a log is a gzip file, by its name; no training writes to it any more."""
+    return path.endswith(".gz")
+
+
+def open_log(path: str) -> Any:
+    """Open a log to read its bytes; ``-`` is standard input, which stays open when the log is closed."""
+    return gzip.open(path) if is_compressed(path) else open(os.dup(0) if path == "-" else path, "rb")
+
+
+def _read(method: Callable[[int], bytes], count: int, where: str) -> bytes:
+    try:
+        return method(count)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        hint = "zcat gives what is left of it: zcat FILE | prototxt-gen log -"
+        raise Error("is no whole gzip file", where, hint) from None
+
+
 class LogReader:
     """Gives the whole lines of an open log as they come; ``rest`` is a last line without its line break.
 
     A log may be UTF-8 or, as PowerShell redirects it, UTF-16. Bytes that are neither are replaced.
     """
 
-    def __init__(self, file: BufferedReader) -> None:
+    def __init__(self, file: Any) -> None:
         self.file = file
         self.rest = ""
         self._decoder: Optional[codecs.IncrementalDecoder] = None
@@ -45,7 +64,7 @@ class LogReader:
 
     def take(self) -> Optional[List[str]]:
         """Read once and return the lines that became whole, None at the end of the file."""
-        data = self.file.read1(CHUNK_BYTES)
+        data = _read(self.file.read1, CHUNK_BYTES, self.file.name)
         if not data:
             return None
         if self._decoder is None:
@@ -93,8 +112,8 @@ def _logs_in(folder: str) -> List[str]:
 
 def _sniff(path: str) -> Tuple[bool, Optional[Stamp]]:
     """Tell whether a file begins like a log of Caffe, and return its first time, with the year if glog wrote one."""
-    with open(path, "rb") as file:
-        data = file.read(SNIFFED_BYTES)
+    with open_log(path) as file:
+        data = _read(file.read, SNIFFED_BYTES, path)
     text = data.decode(_encoding(data), "replace")
     year = CREATED.match(text)
     for line in text.split("\n"):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple, Union
 
-from prototxt_gen.train.logs import DONE, SNAPSHOT_ITERATION, STOPPED_EARLY, TRACE
 from prototxt_gen.train.logs_lines import (
-    BATCH_SIZE, GPUS, ITERATION, LEARNING_RATE, LOSS, NET_HEAD, NET_NAME, OUTPUT, RATE, RESUMED, SCORE, SOLVER_FIELD,
-    SOLVER_HEAD, SOLVING, TEST_LOSS, TESTING, Stamp, number, seconds_between, split_line,
+    BATCH_SIZE, DONE, GPUS, ITERATION, LEARNING_RATE, LOSS, NET_HEAD, NET_NAME, OUTPUT, RATE, RESUMED, SCORE,
+    SNAPSHOT_ITERATION, SOLVER_FIELD, SOLVER_HEAD, SOLVING, STOPPED_EARLY, TEST_LOSS, TESTING, TRACE, Stamp, number,
+    seconds_between, split_line,
 )
 
 FATAL_LINES = 5
@@ -131,7 +131,8 @@ class History:
         self._text = ""
         self.is_log = self._headed = True
         if severity == "F":
-            self.fatal = [message]
+            # With several solvers it is the first failure that makes the others fail.
+            self.fatal = [*self.fatal, message][:FATAL_LINES]
         elif not self._feed_numbers(message, stamp, thread):
             self._feed_set_up(message, stamp)
 

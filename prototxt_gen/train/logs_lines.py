@@ -5,6 +5,7 @@
 | loss | ``Iteration 20, loss = 0.3`` | the same | ``Iteration 20 (9.8 iter/s, 2s/20 iters), loss = 0.3`` |
 | test | ``Iteration 20, Testing net`` | ``Iteration 20, Testing net (#0)`` | the same |
 | its outputs | ``Test score #0: 0.9`` | ``    Test net output #0: accuracy = 0.9`` | the same |
+| snapshot | ``Snapshotting to a_iter_9`` | the same | ``Snapshotting to binary proto file a_iter_9.caffemodel`` |
 
 The learning rate has a line of its own, before the loss until 2013 and after it since; forks write more behind it.
 """
@@ -37,8 +38,19 @@ RESUMED = re.compile(r"(?:Resuming from|Restoring previous solver status from) (
 SOLVER_FIELD = re.compile(r"(max_iter|iter_size|test_interval): (\d+)\s*$")
 BATCH_SIZE = re.compile(r"\s*batch_?size: (\d+)\s*$")
 NET_NAME = re.compile(r'name: "([^"]*)"\s*$')
+SNAPSHOT = re.compile(r"Snapshotting (solver state )?to (?:(?:binary proto|HDF5) file )?(.+)$")
+SNAPSHOT_ITERATION = re.compile(r"_iter_(\d+)\.(?:solverstate|caffemodel)(?:\.h5)?$")
+STOPPED_EARLY = "Optimization stopped early."
+DONE = "Optimization Done."
 SOLVER_HEAD = "Initializing solver from parameters"
 NET_HEAD = "Initializing net from parameters"
+# Lines without a head: a failed check's stack trace, and the nets and solvers that Caffe writes out in full.
+TRACE = re.compile(r"\*\*\*|PC: @|    ?@ ")
+PROTOTXT = re.compile(r" *(\w+ \{|\w+: .*|\})?$")
+# What one watches a training by: where it starts from, iterations, losses and tests, snapshots, its end.
+WATCHED = re.compile(
+    r" *(Iteration \d|(Train|Test) net output #|Snapshotting |Finetuning from|Resuming from|Restoring |Optimization )"
+)
 
 
 # A date, mmdd or yyyymmdd, and the seconds of its day.

@@ -1,6 +1,7 @@
 """``prototxt-gen log``: tables, machine-readable forms, pictures, following, and logs of the real Caffe."""
 
 import csv
+import gzip
 import io
 import json
 import math
@@ -259,6 +260,13 @@ def test_follow_a_pipe_to_its_end_and_a_log_that_is_done(log, real):
     piped = log("-", "--follow", "--strict", stdin=text, code=1).stdout
     assert "iteration 60: loss nan" in piped and piped.count("note: train loss is nan") == 1
     assert "done" in log(real / "run", "--follow").stdout
+
+
+def test_a_compressed_log_is_read_and_followed_to_its_end(log, real, pieces, tmp_path):
+    (tmp_path / "all.log.gz").write_bytes(gzip.compress((real / "run" / "caffe.log").read_bytes()))
+    assert log(tmp_path / "all.log.gz").stdout == log(real / "run").stdout
+    (tmp_path / "killed.log.gz").write_bytes(gzip.compress(pieces[0].encode()))
+    assert "iteration 15: loss" in log(tmp_path / "killed.log.gz", "--follow").stdout
 
 
 def test_a_log_that_is_begun_anew_is_followed_from_its_beginning(cli_path, pieces, tmp_path):

@@ -1,5 +1,6 @@
 """Logs on disk: whole lines as they come, encodings, folders, the order of several."""
 
+import gzip
 import os
 import random
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train.logs_files import LogReader, find_logs, read_log
+from prototxt_gen.train.logs_files import LogReader, find_logs, open_log, read_log
 from prototxt_gen.train.logs_history import History
 
 TEXT = "".join(
@@ -17,7 +18,7 @@ TEXT = "".join(
 
 def losses(path):
     history = History()
-    with open(path, "rb") as file:
+    with open_log(str(path)) as file:
         read_log(history, LogReader(file), str(path))
     return [row.loss for row in history.train]
 
@@ -61,6 +62,20 @@ def test_lines_are_the_same_in_whatever_pieces_they_come(tmp_path_factory, sizes
             place += size
             got += [line for lines in reader.lines() for line in lines]
     assert got == TEXT.splitlines() and reader.rest == ""
+
+
+def test_compressed_logs(tmp_path):
+    folder, whole = tmp_path / "run", gzip.compress(TEXT.encode())
+    folder.mkdir()
+    at(folder, "b.log", "0406")
+    (folder / "a.log.1.gz").write_bytes(whole)
+    assert [os.path.basename(path) for path in find_logs([str(folder)])] == ["a.log.1.gz", "b.log"]
+    assert losses(folder / "a.log.1.gz") == losses(folder / "b.log")
+    for damaged in (whole[:-9], whole[:40] + bytes(20) + whole[60:], TEXT.encode()):
+        (folder / "a.log.1.gz").write_bytes(damaged)
+        for read in (losses, lambda path: find_logs([str(folder)])):
+            with pytest.raises(Error, match="a.log.1.gz: is no whole gzip file"):
+                read(folder / "a.log.1.gz")
 
 
 def test_a_file_that_was_begun_anew(tmp_path):

@@ -205,6 +205,11 @@ def test_time_between_stamps():
     assert seconds_between(("0405", 10), ("0405", 7)) == -3
 
 
+def test_the_head_of_newer_glog_has_the_year():
+    log = read("I20261122 10:00:00.123456 21 solver.cpp:218] Iteration 200 (1 iter/s, 100s/100 iters), loss = 0.5\n")
+    assert [(row.iteration, row.loss) for row in log.train] == [(200, 0.5)]
+
+
 def test_a_head_without_its_time():
     assert split_line("I1203 solver.cpp:66] Iteration 100, loss = 0.26") == (
         ("I", None, None), "Iteration 100, loss = 0.26")

@@ -13,7 +13,7 @@ from processes import DEADLINE_S, edit
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train import launch, launch_failures, preflight, preflight_run
-from prototxt_gen.train.logs import TrainingLog
+from prototxt_gen.train.logs_live import LiveLog
 
 ENDLESS = [("max_iter: 20", "max_iter: 100000000"), ("test_iter: 2\ntest_interval: 10", ""),
            ("snapshot: 10", "snapshot: 0")]
@@ -37,7 +37,7 @@ def caffe_says(caffe_build, job, *arguments):
     (job / "snap").mkdir(exist_ok=True)
     done = subprocess.run([caffe_build.binary, "train", "-solver", "solver.prototxt", *arguments], cwd=job, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    log = TrainingLog()
+    log = LiveLog()
     for line in done.stdout.splitlines():
         log.feed(line)
     return done.returncode, [*log.fatal, *log.tail]

@@ -1,51 +1,17 @@
-"""The log of caffe train, in the forms that Caffe's versions write it."""
-
-import math
+"""The log of a training that runs: snapshots, last lines, what is shown of it."""
 
 import pytest
 
-from prototxt_gen.train.logs import Loss, TrainingLog, is_watched
+from prototxt_gen.train.logs_live import LiveLog, is_watched
 
 HEAD = "I1122 18:00:00.000001  4242 solver.cpp:218] "
 
 
 def read(*lines):
-    log = TrainingLog()
+    log = LiveLog()
     for line in lines:
         log.feed(line)
     return log
-
-
-def test_iterations_losses_and_tests():
-    log = read(
-        HEAD + "Iteration 0, Testing net (#0)",
-        HEAD + "    Test net output #0: accuracy/top1 = 0.1",
-        HEAD + "    Test net output #1: loss = 2.5 (* 1 = 2.5 loss)",
-        HEAD + "Iteration 0 (0 iter/s, 0.2s/10 iters), loss = 2.4",
-        HEAD + "    Train net output #0: loss = 2.4 (* 1 = 2.4 loss)",
-        "I1122 18:00:00.000001  4242 sgd_solver.cpp:105] Iteration 0, lr = 0.05",
-        HEAD + "Iteration 10 (3.5 iter/s, 2.8s/10 iters), loss = 1.25",
-        HEAD + "Iteration 10, Testing net (#0)",
-        HEAD + "    Test net output #0: accuracy/top1 = 0.75",
-        HEAD + "Optimization Done.",
-    )
-    assert log.losses == [Loss(0, 2.4), Loss(10, 1.25)]
-    assert [test.outputs for test in log.tests] == [[("accuracy/top1", 0.1), ("loss", 2.5)], [("accuracy/top1", 0.75)]]
-    assert [(test.iteration, test.net) for test in log.last_tests()] == [(10, 0)]
-    assert (log.iteration, log.done, log.stopped_early) == (10, True, False)
-
-
-def test_the_form_before_caffe_1_and_the_form_of_newer_glog():
-    log = read(
-        "I0504 10:00:00.123456 2019816192 solver.cpp:189] Iteration 100, loss = 0.7",
-        "I20261122 10:00:00.123456 21 solver.cpp:218] Iteration 200 (1 iter/s, 100s/100 iters), loss = 0.5",
-    )
-    assert log.losses == [Loss(100, 0.7), Loss(200, 0.5)]
-
-
-def test_numbers_that_are_none():
-    log = read(HEAD + "Iteration 5, loss = nan", HEAD + "Iteration 6, loss = -nan", HEAD + "Iteration 7, loss = inf")
-    assert [math.isfinite(loss) for _, loss in log.losses] == [False] * 3
 
 
 def test_each_test_net_has_its_last_test_and_an_interrupted_one_does_not_count():
@@ -57,8 +23,8 @@ def test_each_test_net_has_its_last_test_and_an_interrupted_one_does_not_count()
                      HEAD + f"    Test net output #0: accuracy = 0.{iteration}{net}")
     ), HEAD + "Iteration 20, Testing net (#0)", HEAD + "Test interrupted.", HEAD + "Optimization stopped early.")
     assert [(one.iteration, one.net, one.outputs) for one in log.last_tests()] == [
-        (10, 0, [("accuracy", 0.1)]), (10, 1, [("accuracy", 0.101)])]
-    assert log.stopped_early
+        (10, 0, {"accuracy": 0.1}), (10, 1, {"accuracy": 0.101})]
+    assert log.history.stopped_early and log.iteration == 20
 
 
 def test_a_snapshot_counts_when_something_comes_after_it():
@@ -72,10 +38,13 @@ def test_a_snapshot_counts_when_something_comes_after_it():
     assert read(*lines, "F1122 18:00:00.000001 42 io.cpp:67] Check failed: proto.Serialize").snapshots == []
 
 
-def test_hdf5_snapshots():
+def test_snapshots_of_hdf5_and_of_2014():
     log = read(HEAD + "Snapshotting to HDF5 file s_iter_7.caffemodel.h5",
                HEAD + "Snapshotting solver state to HDF5 file s_iter_7.solverstate.h5", HEAD + "Optimization Done.")
     assert (log.iteration, log.snapshots) == (7, ["s_iter_7.solverstate.h5"])
+    log = read(HEAD + "Snapshotting to s_iter_7.caffemodel", HEAD + "Snapshotting solver state to s_iter_7.solverstate",
+               HEAD + "Optimization Done.")
+    assert (log.iteration, log.snapshots) == (7, ["s_iter_7.solverstate"])
 
 
 def test_a_failed_check_without_its_stack_trace():
@@ -88,6 +57,13 @@ def test_a_failed_check_without_its_stack_trace():
     )
     assert log.fatal == ["Check failed: mdb_status == 0 (2 vs. 0) No such file"]
     assert log.tail[-1].endswith("No such file")
+
+
+def test_the_first_of_two_failures_stays_though_another_process_sets_up():
+    log = read("F1122 18:00:00.000001 42 common.cpp:151] Check failed: error == cudaSuccess (101 vs. 0)",
+               "F1122 18:00:00.000002 43 nccl.cpp:9] Check failed: result == ncclSuccess (2 vs. 0)",
+               "I1122 18:00:00.000003 41 solver.cpp:45] Initializing solver from parameters: ", "max_iter: 100")
+    assert [line.split(" == ")[0] for line in log.fatal] == ["Check failed: error", "Check failed: result"]
 
 
 def test_the_end_of_the_log_leaves_out_the_nets_that_caffe_writes_out():
@@ -112,6 +88,8 @@ def test_only_the_end_of_a_long_log_is_kept():
     (HEAD.replace("I", "F", 1) + "Check failed: x", True),
     ("printed by a Python layer", True),
     (HEAD + "Creating Layer conv1", False),
+    ("[1,0]<stderr>:" + HEAD + "Iteration 10, lr = 0.1", True),
+    ("[1,0]<stderr>:" + HEAD + "Creating Layer conv1", False),
     (HEAD + "Ignoring source layer conv1_split", False),
     ("  relu_param {", False),
     ('  name: "x"', False),
