@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from dataclasses import replace
-from typing import Any, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
 
 import click
 
@@ -27,10 +27,10 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f]")  # the tags of layers have them,
 _MAX_ODD_TEXT = 2**26  # a text may hold such bytes too, but no file of this size is one
 
 
-dialect_option = click.option(
-    "--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name, show_default=True,
-    help="The fork that wrote NET; it matters where NET is binary.",
-)
+def dialect_option(text: str = "The fork that wrote NET; it matters where NET is binary.") -> Callable[[Any], Any]:
+    """Return the option ``--dialect`` for a command, with its help ``text``."""
+    return click.option("--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name,
+                        show_default=True, help=text)
 
 
 def load_net(argument: str, quiet: bool = False, dialect: Dialect = DEFAULT_DIALECT) -> Model:

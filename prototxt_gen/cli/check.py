@@ -21,7 +21,7 @@ PAPER_NETWORKS = [name for name, config in NETWORKS.items() if not config.recons
 @click.option("--paper", is_flag=True, help="Table 2 of the paper row by row, and the published file layer by layer.")
 @click.option("--as", "network", type=click.Choice(PAPER_NETWORKS),
               help="What NET means to be.  [default: by its name]")
-@dialect_option
+@dialect_option()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def check(nets: Tuple[str, ...], paper: bool, network: Optional[str], dialect: str, as_json: bool) -> int:
     """Compare nets with the paper; exit 1 if one fails.

@@ -8,9 +8,9 @@ from typing import Any, Dict, List, Mapping, Optional
 
 import click
 
-from prototxt_gen.cli.arguments import add_weights, load_net
+from prototxt_gen.cli.arguments import add_weights, dialect_option, load_net
 from prototxt_gen.cli.output import write_stdout
-from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
+from prototxt_gen.core.dialects import DIALECTS, find_dialect
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model, display_name
 from prototxt_gen.export import engines
@@ -50,8 +50,7 @@ class Side:
 @click.option("--engine-b", type=ENGINE, help="The engine of B.")
 @click.option("--tolerance", type=click.FloatRange(min=0), default=1e-5, show_default=True, metavar="X",
               help="The largest difference that is none, relative to the largest magnitude in A's blob.")
-@click.option("--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name, show_default=True,
-              help="The fork that wrote both weights.")
+@dialect_option("The fork that wrote both weights.")
 @click.option("--dialect-b", type=click.Choice(list(DIALECTS)), help="The fork that wrote B's weights.")
 @click.option("--bn-statistic", type=click.Choice(["inv-std", "variance"]), help="What BN's fourth blob holds.")
 @click.option("--caffe", "root", metavar="DIR", help="The Caffe to run.  [default: as caffe info finds it]")

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.arguments import add_weights, input_shapes, load_net, read_net
+from prototxt_gen.cli.arguments import add_weights, dialect_option, input_shapes, load_net, read_net
 from prototxt_gen.cli.output import deliver, output_options, write_stdout
 from prototxt_gen.core.caffemodel_write import weights_writer
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
@@ -51,8 +51,7 @@ class ConvertCommand(click.Command):
 @click.option("--out-weights", metavar="FILE", help="Write the weights after the passes to FILE.")
 @click.option("--weights-layout", type=click.Choice(["current", "v1"]), default="current", show_default=True,
               help="v1: a caffemodel that Caffe reads since 2014.")
-@click.option("--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name, show_default=True,
-              help="The fork that wrote NET and its weights.")
+@dialect_option("The fork that wrote NET and its weights.")
 @click.option("--bn-statistic", type=click.Choice(["inv-std", "variance"]),
               help="What BN's fourth blob holds: inv-std for the attention fork, variance for models of cuDNN engines.")
 @click.option("--input", "inputs", multiple=True, metavar="BLOB=N,C,H,W", help="The shape of an input.")

@@ -9,10 +9,10 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.arguments import input_shapes, load_net, load_weights
+from prototxt_gen.cli.arguments import dialect_option, input_shapes, load_net, load_weights
 from prototxt_gen.cli.output import write_stdout
 from prototxt_gen.core.caffemodel import is_hdf5, open_bytes
-from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, Dialect, find_dialect, in_full_schema
+from prototxt_gen.core.dialects import Dialect, find_dialect, in_full_schema
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import PHASES
 from prototxt_gen.core.io import Model, read_text
@@ -26,8 +26,7 @@ from prototxt_gen.core.locations import Locations
 @click.option("--weights", is_flag=True, help="Compare the weights of two caffemodels, blob by blob.")
 @click.option("--input", "inputs", multiple=True, metavar="BLOB=N,C,H,W",
               help="Shape of a blob that the nets do not tell.")
-@click.option("--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name, show_default=True,
-              help="The fork that wrote A and B; it matters where they are binary.")
+@dialect_option("The fork that wrote A and B; it matters where they are binary.")
 @click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text", show_default=True,
               help="text: a line per change; json: one document; github: annotations of a workflow.")
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")

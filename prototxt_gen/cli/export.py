@@ -7,9 +7,9 @@ from typing import Any, Optional, Sequence
 
 import click
 
-from prototxt_gen.cli.arguments import add_weights, input_shapes, load_net
+from prototxt_gen.cli.arguments import add_weights, dialect_option, input_shapes, load_net
 from prototxt_gen.cli.output import deliver, write_stdout_bytes
-from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
+from prototxt_gen.core.dialects import find_dialect
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import write_whole
 
@@ -22,8 +22,7 @@ DYNAMIC = "dynamic"
 @click.argument("net", metavar="NET")
 @click.option("--to", "target", type=click.Choice(["onnx", "python"]), required=True, help="What to write.")
 @click.option("--weights", metavar="FILE", help="The net's weights, a caffemodel.")
-@click.option("--dialect", type=click.Choice(list(DIALECTS)), default=DEFAULT_DIALECT.name, show_default=True,
-              help="The fork that wrote NET and its weights.")
+@dialect_option("The fork that wrote NET and its weights.")
 @click.option("--bn-statistic", type=click.Choice(["inv-std", "variance"]),
               help="What BN's fourth blob holds: inv-std for the attention fork, variance for models of cuDNN engines.")
 @click.option("--batch", metavar="N|dynamic", help="Another batch size, or any: the dimension 'N' of the inputs.")
