@@ -185,7 +185,8 @@ def write_parts(
     """
     for part in (train, test):
         if not part.total:
-            raise Error(f"no image to write into '{part.name}'", where=str(out))
+            hint = "a class of one image is trained with only: it takes two to have one to test with"
+            raise Error(f"no image to write into '{part.name}'", str(out), hint)
     with unfinished_folder(out, (*MEMBERS, SKIPPED_FILE), run.force, fingerprint, run.note) as (folder, progress):
         tallies = [_write_part(folder, progress, part, len(classes), run) for part in (train, test)]
         written = _written(classes, *tallies)

@@ -120,7 +120,8 @@ def _find_pairs(folder: Path, prefix: str) -> Tuple[Tuple[Path, Path], Tuple[Pat
     for half, example in (("train", "train-images-idx3-ubyte.gz"), ("test", "t10k-images-idx3-ubyte.gz")):
         if half not in found:
             others = sorted({match[1] for match in matches} - {prefix})
-            hint = f"--prefix is one of {', '.join(others)}" if others else "names are as MNIST's, .gz or not"
+            named = ", ".join(one or "'', the default" for one in others)
+            hint = f"--prefix is one of {named}" if others else "names are as MNIST's, .gz or not"
             raise Error(f"there is no '{prefix}{example}'", str(folder), hint)
     return found["train"], found["test"]
 

@@ -82,7 +82,7 @@ def list_folder(folder: str, test_share: Optional[float] = None, seed: int = SEE
     _check_share(test_share)
     root = Path(folder)
     if not root.is_dir():
-        raise Error("there is no such folder", where=folder)
+        raise Error("is no folder" if root.exists() else "there is no such folder", where=folder)
     halves = [half for half in HALVES if (root / half).is_dir()]
     if len(halves) == 1:
         missing = "val" if halves == ["train"] else "train"
@@ -130,7 +130,8 @@ def _list_classes(folder: Path, root: Path) -> ByClass:
     except OSError as error:
         raise Error(f"cannot be read: {error.strerror}", where=str(error.filename)) from None
     if not names:
-        raise Error("there are no folders of classes in it", where=str(folder))
+        hint = "images are wanted as CLASS/IMAGE, with a folder for each class"
+        raise Error("there are no folders of classes in it", str(folder), hint)
     return _checked_classes(by_class, str(folder))
 
 
@@ -277,10 +278,13 @@ def _item(member: Member, tar: str, label: int = 0) -> Item:
 
 
 def _folders_above_removed(found: List[Member]) -> List[Member]:
-    """Take away the folders that all members lie in, as long as a folder for the class is left."""
+    """Take away the folders that all members lie in, as long as a folder for the class is left.
+
+    Files beside the folders of classes count no more than in ``list_folder``.
+    """
     while True:
-        firsts = {one.name.partition("/")[0] for one in found}
-        if len(firsts) != 1 or any(one.name.count("/") < 2 for one in found):
+        firsts = {one.name.partition("/")[0] for one in found if "/" in one.name}
+        if len(firsts) != 1 or all(one.name.count("/") < 2 for one in found):
             return found
         found = _below(found, firsts.pop())
 

@@ -95,8 +95,11 @@ def test_layouts_that_cannot_be_meant(halves, flat, tmp_path):
         list_folder(str(halves), 0.1)
     with pytest.raises(Error, match="there is no such folder"):
         list_folder(str(tmp_path / "none"))
-    with pytest.raises(Error, match="no folders of classes"):
+    with pytest.raises(Error, match="is no folder"):
+        list_folder(str(flat / "cat" / sorted(os.listdir(flat / "cat"))[0]))
+    with pytest.raises(Error, match="no folders of classes") as caught:
         list_folder(str(flat / "cat"))
+    assert caught.value.hint == "images are wanted as CLASS/IMAGE, with a folder for each class"
     (flat / "empty").mkdir()
     with pytest.raises(Error, match="class 'empty' has no images"):
         list_folder(str(flat))

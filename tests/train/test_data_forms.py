@@ -139,6 +139,14 @@ def test_a_tar_file_of_classes(tmp_path, read_lmdb, change):
             assert pixels_of(record).max() == 10 * record.label + index
 
 
+@pytest.mark.parametrize("stray", ["animals/cover.png", "cover.png"])
+def test_an_image_beside_the_folders_of_classes_makes_no_class_of_the_folder_above(tmp_path, stray):
+    files = {f"animals/{name}": content for name, content in CLASS_FILES.items()}
+    tar_of({**files, stray: picture()}, tmp_path / "in.tar")
+    listing = list_tar(str(tmp_path / "in.tar"))
+    assert listing.classes == ("cat", "dog") and len(listing.train) + len(listing.test) == 8
+
+
 def test_a_tar_file_with_train_and_val(tmp_path):
     tar_of({f"set/{half}/{name}": content for half in ("train", "val") for name, content in CLASS_FILES.items()},
            tmp_path / "in.tar")
@@ -215,6 +223,9 @@ def test_idx_files_gzipped_or_not(mnist, tmp_path, read_lmdb):
 
 
 def test_idx_files_that_do_not_fit(mnist, tmp_path):
+    with pytest.raises(Error, match="there is no 'kmnist-train-images") as caught:
+        write_idx(tmp_path / "out", str(mnist), "kmnist-")
+    assert caught.value.hint == "--prefix is one of '', the default"
     for path in list(mnist.iterdir()):
         path.rename(mnist / f"emnist-{path.name}")
     with pytest.raises(Error, match="there is no 'train-images") as caught:
