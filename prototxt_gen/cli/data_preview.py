@@ -17,6 +17,7 @@ from prototxt_gen.nets.configs import NETWORKS
 from prototxt_gen.spec.shapes import plural
 from prototxt_gen.train import caffe as caffes
 from prototxt_gen.train import preview as previews
+from prototxt_gen.train.preflight import check_net_file
 
 DEFAULT_SEED = 1
 MOST_CLIPPED = 0.1  # noise takes the values near the ends out of 0..255; only strong changes take so many
@@ -43,6 +44,8 @@ def preview(net: str, output: str, phase: str, count: int, labels: Optional[str]
     The images are those that the net's own data layer gives in Caffe, augmented, cropped and mirrored, with mean and
     scale undone. NET|SOLVER is the file of a training net or of a solver, or a network's name.
     """
+    if not output.lower().endswith(".png"):
+        raise Error(f"-o {output} names no PNG", hint="a name that ends with .png")
     place = _place(net, PHASES[phase])
     layer = previews.find_layer(place.net, place.state, place.where)
     param = getattr(layer, previews.SHOWN[layer.type])
@@ -68,6 +71,8 @@ def _place(argument: str, phase: int) -> _Place:
     for use in net_uses(solver):
         if use.phase == phase:
             inline = not isinstance(use.value, str)
+            if not inline:
+                check_net_file(use.value, argument)
             net = use.value if inline else load_net(use.value).net
             where = f"{argument}: {use.path}" if inline else use.value
             return _Place(net, used_state(phase, net, use.state, phase_is_fixed=True), where, seed)

@@ -59,6 +59,13 @@ def read_weights(path: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
         raise Error("is no caffemodel", path, "a .caffemodel or .caffemodel.h5 of Caffe's is wanted") from None
 
 
+def refuse_state(path: str) -> None:
+    """Check that a path, by its name, is not that of a solver state, whose bytes look like a damaged caffemodel's."""
+    stem, found, rest = path.rpartition(".solverstate")
+    if found and rest in ("", ".h5"):
+        raise Error("holds a solver's state, and no weights", path, f"those it belongs to are '{stem}.caffemodel{rest}'")
+
+
 def open_bytes(path: str) -> Any:
     """Return the bytes of a file, mapped where that is possible."""
     try:

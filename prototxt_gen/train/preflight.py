@@ -11,7 +11,7 @@ from typing import Any, Collection, List, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from prototxt_gen.core.caffemodel import NotBinary, open_bytes, parse_weights
+from prototxt_gen.core.caffemodel import NotBinary, open_bytes, parse_weights, refuse_state
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import layers_in
@@ -82,23 +82,35 @@ def used_nets(solver: Any, path: str) -> List[UsedNet]:
     nets = []
     for use in net_uses(solver):
         inline = not isinstance(use.value, str)
-        net = use.value if inline else _read_net(use.value, path, os.path.dirname(path))
+        net = use.value if inline else _read_net(use.value, path)
         state = used_state(use.phase, net, use.state, phase_is_fixed=False)
         nets.append(UsedNet(net, state, f"{path}: {use.path}" if inline else use.value))
     return nets
 
 
-def _read_net(net_file: str, path: str, beside: str) -> Any:
-    if os.path.isdir(net_file):
-        raise Error(f"the net '{net_file}' is a folder", path)
-    if not os.path.isfile(net_file):
-        raise Error(f"there is no net '{net_file}'", path, _place_hint(net_file, beside))
+def _read_net(net_file: str, path: str) -> Any:
+    check_net_file(net_file, path)
     return read_message(net_file, DEFAULT_DIALECT.message("NetParameter"))
 
 
+def check_net_file(net_file: str, path: str) -> None:
+    """Check that the net which the solver ``path`` names is a file."""
+    if os.path.isdir(net_file):
+        raise Error(f"the net '{net_file}' is a folder", path)
+    if not os.path.isfile(net_file):
+        raise Error(f"there is no net '{net_file}'", path, _place_hint(net_file, os.path.dirname(path)))
+
+
 def _place_hint(path: str, beside: str) -> str:
-    if beside and not os.path.isabs(path) and os.path.exists(os.path.join(beside, path)):
-        return f"Caffe takes paths from the current directory: run it in '{beside}'"
+    """Say where to run when ``path``, missing here, is there from the folder of the file that names it or above it."""
+    if os.path.isabs(path):
+        return ""
+    here, folder = os.getcwd(), os.path.abspath(beside)
+    while folder != os.path.dirname(folder):
+        if folder != here and os.path.exists(os.path.join(folder, path)):
+            shown = beside if folder == os.path.abspath(beside) else folder
+            return f"Caffe takes paths from the current directory: run it in '{shown}'"
+        folder = os.path.dirname(folder)
     return ""
 
 
@@ -220,6 +232,7 @@ def check_weights(weights: str, net: UsedNet) -> None:
             raise Error("is a folder, not weights", path, "name the .caffemodel in it")
         if not os.path.isfile(path):
             raise Error("there are no such weights", path)
+        refuse_state(path)
         if path.endswith(".h5"):
             continue
         names = _layers_with_weights(path)

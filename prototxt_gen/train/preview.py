@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
@@ -32,6 +33,7 @@ LEAST_TILE_PX = 96  # smaller images are enlarged by a whole factor
 CAPTION_PX = 14
 MARGIN_PX = 4
 CAPTION_GLYPH_PX = 6
+FONT, FONT_PX = "DejaVuSans.ttf", 10  # where it is installed, for what Pillow's own font lacks: all beyond ASCII
 
 
 class Preview(NamedTuple):
@@ -135,8 +137,18 @@ def write_sheet(path: str, shown: Preview, names: Sequence[str], title: str) -> 
     size = (MARGIN_PX + columns * (tile_w + MARGIN_PX),
             CAPTION_PX + MARGIN_PX + rows * (tile_h + CAPTION_PX + MARGIN_PX))
     sheet = Image.new("RGB", (max(size[0], CAPTION_GLYPH_PX * len(title) + 2 * MARGIN_PX), size[1]), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    draw.text((MARGIN_PX, 2), _plain(title), "black", font)
+    draw = ImageDraw.Draw(sheet)
+    own = ImageFont.load_default()
+    try:
+        others = ImageFont.truetype(FONT, FONT_PX)
+    except OSError:
+        others = None
+
+    def write(x: int, y: int, text: str, most: int) -> None:
+        drawn = text if others else _plain(text)
+        draw.text((x, y), drawn[:most], "black", own if drawn.isascii() else others)
+
+    write(MARGIN_PX, 2, title, len(title))
     most = tile_w // CAPTION_GLYPH_PX
     for index, pixels in enumerate(shown.images):
         row, column = divmod(index, columns)
@@ -147,10 +159,11 @@ def write_sheet(path: str, shown: Preview, names: Sequence[str], title: str) -> 
         if shown.labels:
             label = shown.labels[index]
             text = names[label] if 0 <= label < len(names) else str(label)
-            draw.text((x, y + tile_h + 1), _plain(text)[:most], "black", font)
+            write(x, y + tile_h + 1, text, most)
     write_whole(path, lambda file: sheet.save(file, "PNG"))
 
 
 def _plain(text: str) -> str:
-    """Return a text in the letters that Pillow's own font has."""
-    return text.encode("latin-1", "replace").decode("latin-1")
+    """Return a text in ASCII: letters without their accents, and '?' for the rest."""
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(one if one.isascii() else "?" for one in parts if not unicodedata.combining(one))

@@ -57,13 +57,25 @@ def test_the_picture_is_the_same_each_time(cli, job):
     (["attention56"], "cannot read 'train_lmdb': there is no such LMDB"),
     (["deploy.prototxt"], "no layer reads images in phase TRAIN"),
     (["headless.prototxt"], "names no net for this phase"),
+    (["lost.prototxt"], "error: lost.prototxt: there is no net 'none.prototxt'"),
+    (["lost/solver.prototxt"], "hint: Caffe takes paths from the current directory: run it in 'lost'"),
 ])
 def test_refusals(cli, job, arguments, message):
     (job / "deploy.prototxt").write_text('layer { name: "in" type: "Input" top: "x" }')
     (job / "headless.prototxt").write_text("base_lr: 0.1 max_iter: 5")
+    (job / "lost.prototxt").write_text(SOLVER.replace("net.prototxt", "none.prototxt"))
+    (job / "lost").mkdir()
+    (job / "lost" / "solver.prototxt").write_text(SOLVER.replace("net.prototxt", "inner.prototxt"))
+    (job / "lost" / "inner.prototxt").write_text(NET)
     done = cli("data", "preview", *arguments, "-o", "sheet.png", cwd=job)
     assert (done.returncode, done.stdout) == (2, "") and message in done.stderr
     assert "Traceback" not in done.stderr and not (job / "sheet.png").exists()
+
+
+def test_only_a_png_is_written(cli, job):
+    done = cli("data", "preview", "net.prototxt", "-o", "sheet.jpg", cwd=job)
+    assert done.returncode == 2 and "-o sheet.jpg names no PNG" in done.stderr
+    assert cli("data", "preview", "net.prototxt", "-o", "SHEET.PNG", cwd=job).returncode == 0
 
 
 def test_what_caffe_says_is_told_with_its_own_exit_code(cli, job):

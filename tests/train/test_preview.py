@@ -8,6 +8,7 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import CaffeError, Error
 from prototxt_gen.core.graph import TEST, TRAIN, net_state
 from prototxt_gen.core.io import loads
+from prototxt_gen.train import preview as previews
 from prototxt_gen.train.data import Image, datum, write_lmdb
 from prototxt_gen.train.preview import class_names, find_layer, preview, write_sheet
 
@@ -106,6 +107,20 @@ def test_the_sheet_holds_every_image_enlarged_by_a_whole_factor(caffe_build, pix
         rows, columns = (sheet.shape[0] - tile.shape[0], sheet.shape[1] - tile.shape[1])
         corners = numpy.argwhere((sheet[:rows + 1, :columns + 1] == tile[0, 0]).all(axis=2))
         assert any((sheet[y:y + tile.shape[0], x:x + tile.shape[1]] == tile).all() for y, x in corners)
+
+
+@pytest.mark.parametrize("font", ["DejaVuSans.ttf", "no such font"])
+def test_names_beyond_ascii_can_be_told_apart(tmp_path, monkeypatch, font):
+    """Pillow's own font draws the same box for every letter that it lacks."""
+    monkeypatch.setattr(previews, "FONT", font)
+    sheets = []
+    for name in ("räv", "rov", "r\u4e2dv"):
+        one = previews.Preview("data", "Data", numpy.zeros((1, 96, 96, 3), "uint8"), [0], 0.0)
+        write_sheet(str(tmp_path / "sheet.png"), one, [name], "title")
+        sheets.append(numpy.asarray(Picture.open(tmp_path / "sheet.png")).tobytes())
+    assert len(set(sheets)) == 3
+    write_sheet(str(tmp_path / "sheet.png"), one, ["rav" if font == "no such font" else "räv"], "title")
+    assert numpy.asarray(Picture.open(tmp_path / "sheet.png")).tobytes() == sheets[0]
 
 
 def test_class_names(tmp_path):
