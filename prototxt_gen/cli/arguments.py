@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
 import click
 
 from prototxt_gen.core.caffemodel import (
-    NotBinary, is_hdf5, open_bytes, parse_weights, read_stream, read_weights, with_weights,
+    NotBinary, is_hdf5, open_bytes, parse_weights, read_stream, read_weights, refuse_state, with_weights,
 )
 from prototxt_gen.core.caffemodel_dialect import upgrade_in_dialect
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, Dialect
@@ -55,6 +55,7 @@ def load_weights(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
     """
     if argument != "-" and not os.path.exists(argument):
         raise Error(f"there are no weights '{argument}'", hint="a .caffemodel or .caffemodel.h5 is wanted")
+    refuse_state(argument)
     data = _bytes_of(argument)
     if is_hdf5(data) and argument != "-":
         return read_weights(argument, dialect)

@@ -57,7 +57,7 @@ def _fitted(layer: LayerInfo, arrays: Tuple[Any, ...]) -> Tuple[Any, ...]:
             out.append(array)
         else:
             what = f"blob {index} is {format_shape(param.shape)}, and in the weights {format_shape(array.shape)}"
-            raise Error(what, where, "to learn it anew, give the layer another name")
+            raise Error(what, where, "are they of this net? to learn the layer anew, give it another name")
     return tuple(out)
 
 

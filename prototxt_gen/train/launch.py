@@ -94,7 +94,7 @@ def plan(
     if again and not (resume or snapshot):
         raise Error("holds a run already", folder, "--resume goes on with it; or name another folder")
     if solver_path is None and not again:
-        raise Error("no SOLVER is given", hint="only a --run that has been started knows its own")
+        raise Error("no SOLVER is given", folder or "", "only a --run that has been started knows its own")
     record = run_folder.read_record(folder) if again else None
     path = os.path.join(folder, run_folder.SOLVER) if again else solver_path
     given = preflight.read_solver(path)
@@ -131,6 +131,7 @@ def plan(
         told += found.notes
         told.append(f"resuming from {snapshot}" if snapshot else "note: no snapshot is there yet: this is the start")
     iteration = found.iteration if found else _explicit_iteration(snapshot, solver, nets[0])
+    told += [] if snapshot or resume else run_resume.overwritten(prefix)
     weights = None if snapshot else weights
     for files in [weights] if weights is not None else [] if snapshot is not None else solver.weights:
         preflight.check_weights(files, nets[0])
@@ -189,8 +190,9 @@ def _iter_size(total_batch: int, net: preflight.UsedNet, gpus: int) -> int:
     batch = preflight_run.train_batch(net)
     iter_size, rest = divmod(total_batch, batch * gpus)
     if rest or not iter_size:
+        near = [count * batch * gpus for count in (iter_size, iter_size + 1) if count]
         what = f"{total_batch} images an update are no multiple of {batch} images x {gpus} GPU{'s' * (gpus > 1)}"
-        raise Error(what, net.where, "choose another --total-batch, or another batch_size")
+        raise Error(what, net.where, f"--total-batch {' or '.join(map(str, near))}, or another batch_size")
     return iter_size
 
 
@@ -272,6 +274,7 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
     with ExitStack() as stack:
         lock = None if plan.folder is None else stack.enter_context(run_folder.locked(plan.folder))
         log_file = stack.enter_context(_open_log(plan))
+        lock = lock or run_folder.take_lock(log_file, "another training writes this log", plan.log)
         stack.enter_context(stops.caught())
         for path, text in plan.nets:
             write_text(path, text)

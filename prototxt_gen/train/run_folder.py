@@ -17,9 +17,10 @@ import fcntl
 import json
 import os
 import platform
+import stat
 from contextlib import contextmanager
 from importlib import metadata
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from prototxt_gen import __version__
 from prototxt_gen.core.errors import Error
@@ -110,11 +111,23 @@ def locked(folder: str) -> Iterator[int]:
     except OSError as error:
         raise Error(f"cannot be written: {error.strerror}", str(error.filename)) from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Error("another training runs in it", folder, "wait for it, or stop it") from None
+        take_lock(file, "another training runs in it", folder)
         yield file.fileno()
+
+
+def take_lock(file: IO[Any], held: str, where: str) -> int:
+    """Lock an open file, unless it is a device, and return its descriptor; a child that gets it holds the lock too.
+
+    Raises Error, which says ``held``, where another training has it.
+    """
+    try:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Error(held, where, "wait for it, or stop it") from None
+    except OSError:
+        pass  # some network file systems have no locks; there two trainings at once cannot be told apart
+    return file.fileno()
 
 
 def record_start(

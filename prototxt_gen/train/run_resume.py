@@ -12,7 +12,7 @@ import glob
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 from prototxt_gen.core import wire
 from prototxt_gen.core.caffemodel import is_hdf5, open_bytes, read_weights
@@ -41,6 +41,14 @@ def states_of(prefix: str) -> List[Tuple[int, str]]:
     """Return (iteration, path) of all solver states of a snapshot_prefix, the newest first."""
     found = [(_NAME.search(path), path) for path in glob.glob(f"{glob.escape(prefix)}_iter_*.solverstate*")]
     return sorted(((int(match.group(1)), path) for match, path in found if match), reverse=True)
+
+
+def overwritten(prefix: str) -> Iterator[str]:
+    """Say of which snapshots a training that begins anew takes the names."""
+    states = states_of(prefix)
+    if states:
+        yield (f"warning: snapshots of an earlier training are there, up to iteration {states[0][0]}, and are written "
+               f"over at their iterations: '{states[0][1]}' (--resume goes on from it)")
 
 
 def newest_valid(prefix: str, solver: Any, net: UsedNet) -> Resume:
