@@ -94,6 +94,14 @@ def test_it_goes_on_from_the_newest_snapshot_that_is_whole_after_a_kill(small_re
     assert f"_iter_{number - 4}.solverstate" in (snapshots / "attention56-cifar.log").read_text()
 
 
+def test_options_go_to_the_training(small_recipe):
+    assert run(small_recipe, "./run.sh data").returncode == 0
+    dry = run(small_recipe, "./run.sh train --dry-run --set max_iter=3")
+    assert dry.returncode == 0 and "run-solver.prototxt" in dry.stdout and not (small_recipe / "snapshots").exists()
+    assert "iteration = 3\n" in run(small_recipe, "./run.sh train --set max_iter=3").stdout
+    assert "iteration = 5\n" in run(small_recipe, "./run.sh resume --set max_iter=5").stdout
+
+
 def test_commands_of_the_script_that_cannot_run_yet(cli, tmp_path):
     folder = tmp_path / "recipe"
     cli("recipe", "imagenet", "attention56", folder)
