@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.io import write_text
 from prototxt_gen.nets.builder import DEPLOY, TRAIN, DataEnds, build
 from prototxt_gen.nets.configs import AUGMENTATIONS, NETWORKS, find_augmentation, find_network
 from prototxt_gen.train.data import TEST_LMDB, TRAIN_LMDB
+from prototxt_gen.train.rendering import render
 from prototxt_gen.train.solver import NetFacts, Preset, find_preset, render_solver
 
 NET, DEPLOYED, SOLVER = "train_val.prototxt", "deploy.prototxt", "solver.prototxt"
@@ -118,7 +119,6 @@ def recipe_files(
         augmentation=AUGMENTATIONS.get(kind), gpus=gpu_count, batch=config.batch_size, total=total,
         preset=preset, updates=updates, test_images=config.test_images, net=NET, solver=SOLVER, deploy=DEPLOYED,
         device=f"--gpu {','.join(map(str, range(gpu_count)))}" if gpu_count else "--cpu",
-        test_iterations=-(-config.test_images // config.test_batch_size),
         one_thread=not gpu_count and config.input_size <= SMALL_PX,
         few_images=config.batch_size < LEAST_BN_IMAGES, least_images=LEAST_BN_IMAGES,
         paper_errors=PAPER_ERRORS.get((name, network)),
@@ -127,8 +127,8 @@ def recipe_files(
         NET: build(config, TRAIN, data=ends).dumps(),
         DEPLOYED: build(config, DEPLOY).dumps(),
         SOLVER: solver,
-        SCRIPT: _render("recipe_run.sh.jinja", values),
-        README: _render("recipe_readme.md.jinja", values),
+        SCRIPT: render("recipe_run.sh.jinja", values),
+        README: render("recipe_readme.md.jinja", values),
     }
 
 
@@ -175,16 +175,3 @@ def _may_write(path: str, text: str) -> bool:
             return file.read() == text.encode()
     except OSError:
         return False
-
-
-def _render(template: str, values: Dict[str, Any]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("prototxt_gen.templates", ""),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(template).render(values)

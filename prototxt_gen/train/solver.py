@@ -13,6 +13,7 @@ from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.io import dumps, loads
 from prototxt_gen.core.solvers import POLICIES, SOLVER_TYPES, WITHOUT_MOMENTUM
 from prototxt_gen.nets.configs import NETWORKS
+from prototxt_gen.train.rendering import render
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def render_solver(
         raise Error(f"{wanted} images an update are no multiple of {facts.batch} images x {gpus} GPU{'s' * (gpus > 1)}",
                     hint="choose another --total-batch, --gpus or batch size of the net")
     test_images = test_images or preset.test_images
-    text = _render(dict(
+    text = render("solver.prototxt.jinja", dict(
         title=facts.name, preset=preset, net=net, snapshot_prefix=snapshot_prefix, batch=facts.batch, gpus=gpus,
         iter_size=iter_size, test_batch=facts.test_batch, test_images=test_images,
         test_iter=-(-test_images // facts.test_batch),
@@ -205,20 +206,6 @@ def with_settings(solver: Any, settings: Mapping[str, str]) -> Any:
     changed = loads(text, type(solver), "the solver")
     _check_settings(changed, settings)
     return changed
-
-
-def _render(values: Mapping[str, Any]) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("prototxt_gen.templates", ""),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["quoted"] = json.dumps
-    return environment.get_template("solver.prototxt.jinja").render(values)
 
 
 def _with_setting(text: str, name: str, value: str) -> str:

@@ -46,12 +46,11 @@ def small_recipe(cli, caffe_build, tmp_path):
     (folder / "train_val.prototxt").write_text(small.stdout)
     in_place(folder / "solver.prototxt", "test_iter: 20", "test_iter: 1")
     in_place(folder / "solver.prototxt", "snapshot: 8", "snapshot: 4")
-    in_place(folder / "run.sh", "-iterations 100", "-iterations 2")
     in_place(folder / "run.sh", "data fashion-mnist data", "data fashion-mnist data --limit 300")
     return folder
 
 
-def test_the_readme_runs_as_it_stands(small_recipe):
+def test_the_readme_runs_as_it_stands(small_recipe, caffe_build):
     (block,) = re.findall(r"^```sh\n(.*?)^```$", (small_recipe / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     commands = block.splitlines()
     assert commands == ["./run.sh data", "./run.sh preview", "./run.sh train", "./run.sh test"]
@@ -63,7 +62,14 @@ def test_the_readme_runs_as_it_stands(small_recipe):
     assert (small_recipe / "preview.png").read_bytes().startswith(b"\x89PNG")
     assert "iteration = 8" in said["./run.sh train"]
     assert "weights = snapshots/attention56-cifar_iter_8.caffemodel" in said["./run.sh test"]
-    assert re.search(r"^accuracy/top1 = 0?\.?\d+", said["./run.sh test"], re.MULTILINE)
+    # 300 images are three batches: the program caffe has the same figures.
+    command = [str(caffe_build.binary), "test", "-model", "train_val.prototxt", "-iterations", "3", "-weights",
+               "snapshots/attention56-cifar_iter_8.caffemodel"]
+    program = subprocess.run(command, cwd=small_recipe, capture_output=True, text=True, env=environment())
+    assert "\nimages = 300\n" in said["./run.sh test"]
+    for k in (1, 5):
+        share = float(re.search(rf"\] accuracy/top{k} = (\S+)\n", program.stderr).group(1))
+        assert f"top-{k} = {share:.2%} (" in said["./run.sh test"]
     again = run(small_recipe, "./run.sh train")
     assert again.returncode == 2 and "./run.sh resume goes on from the newest" in again.stderr
 

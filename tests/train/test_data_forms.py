@@ -1,39 +1,15 @@
-"""Where images come from besides folders: lists, tar files, IDX and CIFAR files; and odd images."""
+"""Where images come from besides folders: lists and tar files."""
 
 import gzip
-import io
-import os
-import struct
-import subprocess
-import tarfile
 
-import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
-from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from image_files import RAW, picture, pixels_of, tar_of
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train.caffe import child_environment
 from prototxt_gen.train.data import Run
-from prototxt_gen.train.data_arrays import write_cifar, write_idx
-from prototxt_gen.train.data_images import ImageForm, Item, Place, read_items
 from prototxt_gen.train.data_sources import list_files, list_tar, read_list, write_listing
-
-BlobProto = DEFAULT_DIALECT.message("BlobProto")
-RAW = ImageForm(size_px=(4, 4), encoded=False)
-
-
-def picture(shade=7, kind="PNG", mode="RGB", size=(4, 4)):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (shade, shade, shade)).convert(mode).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def pixels_of(record):
-    return numpy.frombuffer(record.data, numpy.uint8).reshape(record.channels, record.height, record.width)
-
 
 # ---- Lists
 
@@ -104,19 +80,6 @@ def test_a_wrong_root_is_told(listed):
 
 
 # ---- Tar files
-
-
-def tar_of(files, path=None, compress=""):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=f"w:{compress}") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    if path is not None:
-        path.write_bytes(buffer.getvalue())
-    return buffer.getvalue()
-
 
 CLASS_FILES = {f"{name}/{index}.png": picture(10 * label + index)
                for label, name in enumerate(("cat", "dog")) for index in range(4)}
@@ -192,203 +155,3 @@ def test_tar_files_that_are_none(tmp_path):
         with pytest.raises(Error, match=message) as caught:
             list_tar(str(path))
         assert caught.value.where == str(path)
-
-
-# ---- IDX and CIFAR
-
-
-def idx(values):
-    return struct.pack(f">I{values.ndim}I", 0x0800 | values.ndim, *values.shape) + values.tobytes()
-
-
-@pytest.fixture
-def mnist(tmp_path):
-    folder = tmp_path / "mnist"
-    folder.mkdir()
-    for half, count in (("train", 20), ("t10k", 10)):
-        images = numpy.arange(count, dtype=numpy.uint8).repeat(9).reshape(count, 3, 3)
-        (folder / f"{half}-images-idx3-ubyte").write_bytes(idx(images))
-        labels = idx((numpy.arange(count) % 5).astype(numpy.uint8))
-        (folder / f"{half}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
-    return folder
-
-
-def test_idx_files_gzipped_or_not(mnist, tmp_path, read_lmdb):
-    written = write_idx(tmp_path / "out", str(mnist), pad_px=1, run=Run(shuffle=False))
-    assert (written.train, written.test, written.classes) == (20, 10, ("0", "1", "2", "3", "4"))
-    for index, (_, record) in enumerate(read_lmdb(tmp_path / "out" / "train_lmdb")):
-        planes = pixels_of(record)
-        assert planes.shape == (3, 5, 5) and record.label == index % 5
-        assert (planes[:, 1:4, 1:4] == index).all() and planes.sum() == 27 * index
-
-
-def test_idx_files_that_do_not_fit(mnist, tmp_path):
-    with pytest.raises(Error, match="there is no 'kmnist-train-images") as caught:
-        write_idx(tmp_path / "out", str(mnist), "kmnist-")
-    assert caught.value.hint == "--prefix is one of '', the default"
-    for path in list(mnist.iterdir()):
-        path.rename(mnist / f"emnist-{path.name}")
-    with pytest.raises(Error, match="there is no 'train-images") as caught:
-        write_idx(tmp_path / "out", str(mnist))
-    assert caught.value.hint == "--prefix is one of emnist-"
-    assert write_idx(tmp_path / "out", str(mnist), "emnist-").train == 20
-    with pytest.raises(Error, match="the label 4 where there are 3 classes"):
-        write_idx(tmp_path / "three", str(mnist), "emnist-", classes=["a", "b", "c"])
-    (mnist / "emnist-t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(Error, match="there are no labels 'emnist-t10k-labels-idx1-ubyte'"):
-        write_idx(tmp_path / "labels", str(mnist), "emnist-")
-
-
-def cifar_record(labels, number):
-    planes = numpy.stack([numpy.full((32, 32), value, numpy.uint8) for value in (number, number + 1, number + 2)])
-    return bytes(labels) + planes.tobytes()
-
-
-CIFAR10 = {
-    **{f"data_batch_{batch}.bin": b"".join(cifar_record([i], 10 * batch + i) for i in range(10))
-       for batch in range(1, 6)},
-    "test_batch.bin": b"".join(cifar_record([i], i) for i in range(10)),
-    "batches.meta.txt": "".join(f"class{i}\n" for i in range(10)).encode() + b"\n",
-}
-CIFAR100 = {
-    "train.bin": b"".join(cifar_record([i % 20, i % 100], i) for i in range(200)),
-    "test.bin": b"".join(cifar_record([i % 20, i % 100], i) for i in range(100)),
-    "coarse_label_names.txt": "".join(f"coarse{i}\n" for i in range(20)).encode(),
-    "fine_label_names.txt": "".join(f"fine{i}\n" for i in range(100)).encode(),
-}
-
-
-def test_cifar_10_from_its_tar_file(tmp_path, read_lmdb):
-    tar_of({f"cifar-10-batches-bin/{name}": content for name, content in CIFAR10.items()},
-           tmp_path / "cifar.tar.gz", "gz")
-    written = write_cifar(tmp_path / "out", str(tmp_path / "cifar.tar.gz"), run=Run(shuffle=False))
-    assert (written.train, written.test, written.classes[9]) == (50, 10, "class9")
-    for index, (_, record) in enumerate(read_lmdb(tmp_path / "out" / "train_lmdb")):
-        number = 10 * (index // 10 + 1) + index % 10
-        assert record.label == index % 10
-        # Red comes first in the file, blue in Caffe.
-        assert [set(plane.ravel()) for plane in pixels_of(record)] == [{number + 2}, {number + 1}, {number}]
-
-
-def test_cifar_100_from_its_folder(tmp_path, read_lmdb):
-    for name, content in CIFAR100.items():
-        (tmp_path / "in").mkdir(exist_ok=True)
-        (tmp_path / "in" / name).write_bytes(content)
-    fine = write_cifar(tmp_path / "fine", str(tmp_path / "in"))
-    coarse = write_cifar(tmp_path / "coarse", str(tmp_path / "in"), coarse=True)
-    assert (len(fine.classes), fine.train_counts) == (100, (2,) * 100)
-    assert (len(coarse.classes), coarse.train_counts) == (20, (10,) * 20)
-
-
-@pytest.mark.parametrize("name, content, message", [
-    ("data_batch_3.bin", CIFAR10["data_batch_3.bin"][:-1], "'data_batch_3.bin' holds 30729 bytes"),
-    ("data_batch_3.bin", b"", "'data_batch_3.bin' holds 0 bytes"),
-    ("data_batch_3.bin", None, "there is no 'data_batch_3.bin' in it"),
-    ("test_batch.bin", None, "is no CIFAR set"),
-    ("test_batch.bin", cifar_record([10], 0), "holds the label 10"),
-    ("batches.meta.txt", b"one\n", "'batches.meta.txt' holds 1 names, not 10"),
-])
-def test_wrong_cifar_files_are_named(tmp_path, name, content, message):
-    files = {**CIFAR10, name: content}
-    tar_of({one: data for one, data in files.items() if data is not None}, tmp_path / "cifar.tar")
-    with pytest.raises(Error, match=message):
-        write_cifar(tmp_path / "out", str(tmp_path / "cifar.tar"))
-    with pytest.raises(Error, match="has no coarse labels|is no CIFAR set"):
-        write_cifar(tmp_path / "out", str(tmp_path / "cifar.tar"), coarse=True)
-    assert os.listdir(tmp_path) == ["cifar.tar"]
-
-
-def test_a_cut_tar_file_of_cifar_is_told(tmp_path):
-    (tmp_path / "cifar.tar.gz").write_bytes(tar_of(CIFAR10, compress="gz")[:300])
-    with pytest.raises(Error, match="cannot be read"):
-        write_cifar(tmp_path / "out", str(tmp_path / "cifar.tar.gz"))
-
-
-# ---- Odd images
-
-
-def outcome(tmp_path, content):
-    path = tmp_path / "one"
-    path.write_bytes(content)
-    (found,) = read_items([Item("one", 0, Place(str(path)))], RAW).outcomes
-    if found.record is None:
-        return found.reason
-    return pixels_of(DEFAULT_DIALECT.message("Datum").FromString(found.record))
-
-
-def saved(image, kind, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_are_brought_to_eight(tmp_path, kind):
-    deep = Image.fromarray(numpy.full((4, 4), 0x1234, numpy.uint16))
-    assert (outcome(tmp_path, saved(deep, kind)) == 0x12).all()
-
-
-def test_values_without_a_known_range_are_refused(tmp_path):
-    wide = Image.fromarray(numpy.full((4, 4), 1 << 20, numpy.int32))
-    assert outcome(tmp_path, saved(wide, "TIFF")) == "holds values from 1048576 to 1048576: more than sixteen bits"
-    floating = Image.fromarray(numpy.full((4, 4), 0.5, numpy.float32))
-    assert outcome(tmp_path, saved(floating, "TIFF")) == "holds floating-point values, whose range is not known"
-
-
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_several_pictures_in_a_file_are_refused(tmp_path, kind):
-    frames = [Image.new("RGB", (4, 4), (90 * index, 0, 0)) for index in range(3)]
-    content = saved(frames[0], kind, save_all=True, append_images=frames[1:])
-    assert outcome(tmp_path, content) == "holds 3 pictures: which of them is meant is not known"
-
-
-def test_alpha_is_dropped_and_cmyk_converted(tmp_path):
-    clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
-    assert outcome(tmp_path, saved(clear, "PNG"))[:, 0, 0].tolist() == [30, 20, 10]
-    print_colours = Image.new("CMYK", (4, 4), (0, 0, 0, 0))
-    assert (outcome(tmp_path, saved(print_colours, "TIFF")) == 255).all()
-
-
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\xff\xd8\xff", b"GIF89a", b"\x89PNG\r\n\x1a\n" + bytes(50),
-                                     picture()[:40], picture(kind="JPEG")[:300]])
-def test_bytes_that_are_no_image_have_a_reason(tmp_path, content):
-    reason = outcome(tmp_path, content)
-    assert isinstance(reason, str) and reason
-
-
-# ---- The mean of each pixel
-
-
-def test_the_pixel_mean_is_what_caffes_own_tool_writes(tmp_path, caffe_build, run_caffe_python):
-    random = numpy.random.RandomState(3)
-    for index in range(70):
-        path = tmp_path / "in" / f"{index}.png"
-        path.parent.mkdir(exist_ok=True)
-        Image.fromarray(random.randint(0, 256, (5, 7, 3)).astype(numpy.uint8)).save(path)
-    (tmp_path / "list").write_text("".join(f"{index}.png 0\n" for index in range(70)))
-    listing = list_files(str(tmp_path / "list"), None, str(tmp_path / "in"))
-    write_listing(tmp_path / "out", listing, ImageForm(size_px=(7, 5), encoded=False))
-    ours, theirs = tmp_path / "out" / "mean.binaryproto", tmp_path / "caffes.binaryproto"
-    tool = os.path.join(os.path.dirname(caffe_build.binary), "compute_image_mean")
-    subprocess.run([tool, tmp_path / "out" / "train_lmdb", theirs], check=True, capture_output=True,
-                   env=child_environment(caffe_build))
-    assert BlobProto.FromString(ours.read_bytes()) == BlobProto.FromString(theirs.read_bytes())
-    read = run_caffe_python("""
-        import sys, caffe
-        blob = caffe.proto.caffe_pb2.BlobProto()
-        blob.ParseFromString(open(sys.argv[1], "rb").read())
-        mean = caffe.io.blobproto_to_array(blob)
-        print(mean.shape, ",".join(f"{value:.4f}" for value in mean.mean((0, 2, 3), dtype=float)))
-    """, ours)
-    assert read.stdout.split(") ") == ["(1, 3, 5, 7", (tmp_path / "out" / "mean.txt").read_text()]
-
-
-def test_images_of_several_sizes_have_no_pixel_mean(tmp_path):
-    for index in range(40):
-        path = tmp_path / "in" / f"{index}.png"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(picture(size=(8, 8 + index)))
-    (tmp_path / "list").write_text("".join(f"{index}.png 0\n" for index in range(40)))
-    written = write_listing(tmp_path / "out", list_files(str(tmp_path / "list"), None, str(tmp_path / "in")),
-                            ImageForm(short_side_px=8))
-    assert not written.pixel_mean and not (tmp_path / "out" / "mean.binaryproto").exists()
