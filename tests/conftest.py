@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -11,6 +12,15 @@ import pytest
 from prototxt_gen.train import caffe
 from prototxt_gen.train import caffe_build as builder
 from prototxt_gen.train import caffe_source as sources
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory):
+    """Keep in pytest's folder what children leave in the system's where Caffe aborts them: nets, and glog's files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+        patch.setattr(tempfile, "tempdir", None)
+        yield
 
 
 @pytest.fixture(scope="session")

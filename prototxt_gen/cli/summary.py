@@ -33,7 +33,7 @@ WIDTH = 80
 @click.option("--gpu-gib", type=float, metavar="G", help="Also the largest batch that fits into G GiB.")
 @click.option("--solver", "solver_type", default="Nesterov", show_default=True, metavar="TYPE",
               help="Solver type, for the history it keeps.")
-@dialect_option
+@dialect_option()
 @click.option("--csv", "as_csv", is_flag=True, help="One line per layer or group, with commas.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: every layer, blob and parameter.")
 def summary(
@@ -63,7 +63,8 @@ def summary(
     if as_json:
         document = summary_document(info)
         if need:
-            document["memory"] = {**need.by_purpose(), "total": need.total, "BN buffers of the fork": need.fork_bn}
+            document["memory"] = {**need.by_purpose(), "total": need.total, "resident on the CPU": need.resident,
+                                  "BN buffers of the fork": need.fork_bn}
         if fits is not None:
             document["largest batch"] = fits
         click.echo(json.dumps(document, indent=2, sort_keys=True))
@@ -175,6 +176,8 @@ def _memory_lines(info: Any, need: Any) -> List[str]:
     parts = [(name, value) for name, value in need.by_purpose().items() if value]
     for name, value in [*parts, ("total", need.total)]:
         lines.append(f"  {name:26}{value / 2**20:>12.1f} MiB")
+    if need.unwritten:
+        lines.append(f"  (on the CPU {need.resident / 2**20:.1f} MiB are resident: the rest is never written)")
     if need.fork_bn:
         lines.append(f"  (BN of the authors' fork would keep {need.fork_bn / 2**20:.1f} MiB more)")
     return lines

@@ -3,7 +3,8 @@
 Caffe allocates a blob's data and its difference when each is first touched, and both stay. Facts used here, from the
 sources of BVLC Caffe 1.0: a top in place of its bottom has no memory of its own; Split, Reshape and Flatten share their
 bottom's data; a data layer's top borrows one of the prefetched batches; a difference exists where the backward pass
-reaches, and every output of a Split has its own.
+reaches, and every output of a Split has its own. On the CPU, what is never written has no pages: compilers make one
+calloc of the malloc and the memset by which Caffe allocates, and calloc takes pages that the kernel has cleared.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ FORK_BN_ARRAYS = 2  # of the input's size: one for broadcasting, one for the nor
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by purpose. ``fork_bn`` is what BN of the authors' fork would keep besides; it is not part of the total."""
+    """Bytes by purpose. ``fork_bn`` is what BN of the authors' fork would keep besides; it is not part of the total.
+
+    ``unwritten`` is the part of the buffers that is never written.
+    """
 
     activations: int
     differences: int
@@ -45,11 +49,17 @@ class Memory:
     parameter_differences: int
     solver: int
     fork_bn: int
+    unwritten: int
 
     @property
     def total(self) -> int:
         """Bytes of everything together."""
         return sum(self.by_purpose().values())
+
+    @property
+    def resident(self) -> int:
+        """Bytes that the process comes to hold on the CPU."""
+        return self.total - self.unwritten
 
     def by_purpose(self) -> Dict[str, int]:
         """Return the parts of the total by their names."""
@@ -78,7 +88,7 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
         raise Error(what, hint="every layer needs a rule for this")
     trains = info.phase == TRAIN
     backward = _backward_blobs(info) if trains else set()
-    activations = differences = splits = prefetch = buffers = fork_bn = 0
+    activations = differences = splits = prefetch = buffers = unwritten = fork_bn = 0
     for layer in info.layers:
         for position, (name, shape) in enumerate(zip(layer.tops, layer.top_shapes)):
             if position in layer.in_place:
@@ -93,13 +103,15 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
                     splits += values
                 else:
                     differences += values
-        buffers += sum(one.values for one in layer.buffers if trains or not one.diff)
+        kept = [one for one in layer.buffers if trains or not one.diff]
+        buffers += sum(one.values for one in kept)
+        unwritten += sum(one.values for one in kept if not one.written)
         if layer.type == "BN":
             fork_bn += FORK_BN_ARRAYS * math.prod(layer.bottom_shapes[0] or ())
     parameters = info.learnable + info.statistics
     return Memory(*(FLOAT_BYTES * values for values in (
         activations, differences, splits, prefetch, buffers, parameters, parameters if trains else 0,
-        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn,
+        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn, unwritten,
     )))
 
 

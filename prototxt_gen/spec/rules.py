@@ -23,11 +23,15 @@ class Param(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """Memory that a layer keeps for itself, in values of four bytes. ``diff``: only where a backward pass runs."""
+    """Memory that a layer keeps for itself, in values of four bytes.
+
+    ``diff``: only where a backward pass runs. ``written`` is False for what is allocated and never used.
+    """
 
     name: str
     values: int
     diff: bool = False
+    written: bool = True
 
 
 @dataclass(frozen=True)

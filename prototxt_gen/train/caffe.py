@@ -173,4 +173,5 @@ def _dialect_of(fields: Optional[Dict[str, int]]) -> Optional[str]:
 def child_environment(caffe: Caffe) -> Dict[str, str]:
     """Return the environment for a child process that imports pycaffe."""
     rest = os.environ.get("PYTHONPATH")
-    return {**os.environ, **LOG_SETTINGS, "PYTHONPATH": os.pathsep.join([str(caffe.pycaffe), *([rest] if rest else [])])}
+    path = os.pathsep.join([str(caffe.pycaffe), *([rest] if rest else [])])
+    return {**os.environ, **LOG_SETTINGS, "PYTHONPATH": path}

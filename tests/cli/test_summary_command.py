@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -55,11 +56,13 @@ def test_phases_and_batches(cli):
 
 def test_memory_and_the_largest_batch(cli):
     document = json.loads(cli("summary", "attention56", "--batch", "32", "--memory", "--gpu-gib", "8", "--json").stdout)
-    parts = {name: value for name, value in document["memory"].items() if name not in ("total", "BN buffers of the fork")}
-    assert sum(parts.values()) == document["memory"]["total"]
+    sums = ("total", "resident on the CPU", "BN buffers of the fork")
+    parts = {name: value for name, value in document["memory"].items() if name not in sums}
+    assert sum(parts.values()) == document["memory"]["total"] > document["memory"]["resident on the CPU"]
     assert document["largest batch"] == 15
     text = cli("summary", "attention56", "--memory", "--gpu-gib", "8").stdout
     assert "largest batch in 8 GiB: 15" in text and "memory of a training step" in text
+    assert re.search(r"^  \(on the CPU \S+ MiB are resident: the rest is never written\)$", text, re.MULTILINE)
 
 
 UNKNOWN = """

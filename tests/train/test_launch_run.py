@@ -263,3 +263,25 @@ def test_refusals(train, job, arguments, message):
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr
     assert not (job / "snap").exists()
+
+
+def test_commands_that_run_caffe_leave_no_temporary_files(cli, caffe_build, job):
+    temporary = job / "temporary"
+    temporary.mkdir()
+    weights = ["--weights", "snap/tiny_iter_20.caffemodel"]
+    (job / "odd.prototxt").write_text((job / "net.prototxt").read_text().replace('"pool1" top: "fc"', '"p" top: "fc"'))
+    (job / "failing.prototxt").write_text((job / "solver.prototxt").read_text().replace("net.proto", "odd.proto"))
+    for arguments, code in [
+        (["train", "solver.prototxt"], 0),
+        (["train", "solver.prototxt", "--run", "other", "--engine", "pycaffe"], 0),
+        (["test", "net.prototxt", *weights, "--top", "1"], 0),
+        (["time", "net.prototxt", "--iterations", "1", "--input", "data=20,3,28,28"], 0),
+        (["data", "preview", "net.prototxt", "-o", "sheet.png"], 0),
+        (["convert", "net.prototxt", "--pass", "train-to-deploy", "--input", "data=1,3,28,28", "-o", "deploy"], 0),
+        (["compare", "deploy", "deploy", *weights], 0),
+        (["train", "failing.prototxt", "--run", "failed", "--no-lint"], 3),
+    ]:
+        done = cli(*arguments, cwd=job, environment={"TMPDIR": str(temporary)})
+        assert done.returncode == code, (arguments, done.stderr)
+        assert not list(temporary.iterdir()), arguments
+    assert "Unknown bottom blob 'p'" in (job / "failed" / "caffe.log").read_text()

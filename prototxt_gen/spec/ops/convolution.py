@@ -14,7 +14,8 @@ def convolution(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     """(N, C, spatial) -> (N, out, spatial'), each bottom alike. Blobs: weights (out, C / group, kernel), bias (out,).
 
     spatial' = (spatial + 2 pad - (dilation (kernel - 1) + 1)) / stride + 1, rounded towards 0.
-    MACs: one per weight and output position. The column of one image is kept; a 1x1 convolution needs none forward.
+    MACs: one per weight and output position. The column of one image is kept; a 1x1 convolution allocates one in its
+    backward pass, and works without.
     """
     window = _Window(layer.convolution_param, bottoms[0])
     window.check_filters(layer, bottoms)
@@ -23,7 +24,7 @@ def convolution(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     macs = len(bottoms) * window.items * math.prod(sizes) * math.prod(weights)
     column = window.channels * math.prod(window.kernel) * math.prod(sizes)
     return Made([window.top(sizes)] * len(bottoms), window.params(weights), macs,
-                window.buffers(Buffer("column", column, diff=window.is_1x1), sizes))
+                window.buffers(Buffer("column", column, window.is_1x1, not window.is_1x1), sizes))
 
 
 @rules.add("Deconvolution", bottoms=(1, None), tops=(1, None))
