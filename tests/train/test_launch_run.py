@@ -246,7 +246,8 @@ def test_a_snapshot_on_a_full_disk_gets_a_hint(train, job):
 
 
 def test_a_missing_caffe_is_told_with_what_builds_one(cli, job, tmp_path):
-    environment = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "CAFFE_ROOT": ""}
+    names = ("HOME", "XDG_CACHE_HOME", "PROTOTXT_GEN_CACHE")
+    environment = {**dict.fromkeys(names, str(tmp_path)), "CAFFE_ROOT": ""}
     result = cli("train", "solver.prototxt", cwd=job, environment=environment)
     assert (result.returncode, result.stdout) == (2, "")
     assert "prototxt-gen caffe build" in result.stderr
