@@ -16,11 +16,15 @@ from prototxt_gen.train import caffe_source as sources
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory):
-    """Keep in pytest's folder what children leave in the system's where Caffe aborts them: nets, and glog's files."""
+    """Keep in pytest's folder what children leave in the system's where Caffe aborts them: nets, and glog's files.
+
+    The value is the system's folder, for what is removed by its test.
+    """
+    system = tempfile.gettempdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
         patch.setattr(tempfile, "tempdir", None)
-        yield
+        yield system
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import random_nets
-from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS
+from prototxt_gen.core.dialects import DIALECTS
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import PHASES, TEST, TRAIN, layers_in, net_state
 from prototxt_gen.core.io import Model, dumps, loads
@@ -19,18 +19,14 @@ from prototxt_gen.nets.builder import DEPLOY, build
 from prototxt_gen.nets.configs import NETWORKS
 from prototxt_gen.passes.phases import merge_phases, split_phases
 from prototxt_gen.spec.infer import infer
+from texts import NetParameter, model
 
 TESTS = Path(__file__).parent.parent
 PAIRS = Path(__file__).with_name("caffe_pairs.py")
 
-NetParameter = DEFAULT_DIALECT.message("NetParameter")
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 FILES = sorted(path for folder in ("spec/nets", "check/lint") for path in (TESTS / folder).rglob("*.prototxt")
                if "layer" in path.read_text() and "solver" not in path.name and "layers {" not in path.read_text())
-
-
-def model(text, **blobs):
-    return Model(loads(text, NetParameter), blobs=blobs)
 
 
 def bare(layer):

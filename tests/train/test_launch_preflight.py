@@ -262,9 +262,10 @@ def test_methods_that_caffe_lacks(refusal, job, old, new, message):
 
 
 @pytest.fixture
-def as_a_user():
+def as_a_user(temporary_files):
     """A folder that others may enter, and the rights of a user that owns nothing: root may write everywhere."""
-    folder = tempfile.mkdtemp()
+    # Not in pytest's folder, which is closed to others.
+    folder = tempfile.mkdtemp(dir=temporary_files)
     user = os.geteuid()
 
     def drop():
