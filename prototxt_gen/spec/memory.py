@@ -3,7 +3,7 @@
 Caffe allocates a blob's data and its difference when each is first touched, and both stay. Facts used here, from the
 sources of BVLC Caffe 1.0: a top in place of its bottom has no memory of its own; Split, Reshape and Flatten share their
 bottom's data; a data layer's top borrows one of the prefetched batches; a difference exists where the backward pass
-reaches, and every output of a Split has its own.
+reaches, and every output of a Split has its own. Where blobs share memory, ``spec.lean`` tells what is left of that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Set
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TRAIN
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
+from prototxt_gen.spec.lean import PLAIN, plan
 
 FLOAT_BYTES = 4
 # Arrays of a parameter's size that each solver type keeps beside data and difference, on the CPU.
@@ -45,6 +46,7 @@ class Memory:
     parameter_differences: int
     solver: int
     fork_bn: int
+    shared: int = 0  # slots that data and differences of blobs share
 
     @property
     def total(self) -> int:
@@ -57,6 +59,7 @@ class Memory:
             "activations": self.activations,
             "differences": self.differences,
             "differences of Splits": self.splits,
+            "shared by blobs": self.shared,
             "prefetched batches": self.prefetch,
             "layer buffers": self.buffers,
             "parameters": self.parameters,
@@ -65,9 +68,10 @@ class Memory:
         }
 
 
-def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
+def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Memory:
     """Return what a net needs: in TRAIN for forward, backward and update with a solver type, in TEST for forward.
 
+    ``sharing`` is what ``train --memory`` is given: 'plain', 'shared' or 'lean'.
     Raises Error where a layer is unknown, since nothing can be said of the total then.
     """
     if solver not in SOLVER_ARRAYS:
@@ -78,6 +82,7 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
         raise Error(what, hint="every layer needs a rule for this")
     trains = info.phase == TRAIN
     backward = _backward_blobs(info) if trains else set()
+    shared = plan(info, sharing) if sharing != PLAIN else None
     activations = differences = splits = prefetch = buffers = fork_bn = 0
     for layer in info.layers:
         for position, (name, shape) in enumerate(zip(layer.tops, layer.top_shapes)):
@@ -86,9 +91,9 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
             values = math.prod(shape or ())
             if layer.type in PREFETCHING:
                 prefetch += values * _prefetched(layer)
-            elif not _shares_data(layer):
+            elif not _shares_data(layer) and not (shared and name in shared.shared_data):
                 activations += values
-            if name in backward and not _shares_diff(layer):
+            if name in backward and not _shares_diff(layer) and not (shared and name in shared.shared_diff):
                 if layer.type == "Split":
                     splits += values
                 else:
@@ -99,7 +104,7 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
     parameters = info.learnable + info.statistics
     return Memory(*(FLOAT_BYTES * values for values in (
         activations, differences, splits, prefetch, buffers, parameters, parameters if trains else 0,
-        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn,
+        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn, shared.values if shared else 0,
     )))
 
 
@@ -163,13 +168,15 @@ def with_batch(net: Any, batch: int) -> Any:
     return copy
 
 
-def largest_batch(net: Any, limit_bytes: int, phase: int, solver: str = "Nesterov", **options: Any) -> int:
+def largest_batch(
+    net: Any, limit_bytes: int, phase: int, solver: str = "Nesterov", sharing: str = PLAIN, **options: Any
+) -> int:
     """Return the largest batch whose memory is at most ``limit_bytes``; 0 where not even one item fits.
 
     ``options`` are those of ``infer``. Memory grows with the batch, so that bisection finds the limit.
     """
     def fits(batch: int) -> bool:
-        return memory(infer(with_batch(net, batch), phase, **options), solver).total <= limit_bytes
+        return memory(infer(with_batch(net, batch), phase, **options), solver, sharing).total <= limit_bytes
 
     if not fits(1):
         return 0
