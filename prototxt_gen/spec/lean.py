@@ -117,6 +117,7 @@ class _Planner:
         self.values: List[int] = []
         self._numbers: Dict[str, int] = {}
         self.nodes = [self._node(layer) for layer in info.layers]
+        self.kept = self._kept()
         _find_backward(self.nodes, self.names)
         self.arrays: List[Array] = []
         self.shared: Tuple[Set[str], Set[str]] = (set(), set())
@@ -133,6 +134,14 @@ class _Planner:
             self.values[number] = max(self.values[number], math.prod(shape or ()))
             tops.append(number)
         return Node(layer, bottoms, tops, loss_weights(layer))
+
+    def _kept(self) -> Set[int]:
+        """Return the blobs that are results of the net or carry the weight of a loss."""
+        kept: Set[int] = set()
+        for node in self.nodes:
+            kept.difference_update(node.bottoms)
+            kept.update(node.tops)
+        return kept.union(*([top for top, one in zip(node.tops, node.weights) if one] for node in self.nodes))
 
     def plan(self) -> Plan:
         self._add_data()
@@ -157,11 +166,10 @@ class _Planner:
         writers: List[List[int]] = [[] for _ in range(count)]
         readers: List[List[int]] = [[] for _ in range(count)]
         later: List[List[int]] = [[] for _ in range(count)]  # layers whose backward pass reads it
-        apart, aliased, read = [False] * count, [False] * count, [False] * count
+        apart, aliased = [False] * count, [False] * count
         for index, node in enumerate(self.nodes):
             for bottom in node.bottoms:
                 root = roots[bottom]
-                read[bottom] = True
                 readers[root].append(index)
                 apart[root] |= node.reads is None
                 if self.trains and node.backward and node.reads in ("Bottoms", "Both", "Metric"):
@@ -176,11 +184,8 @@ class _Planner:
                 apart[root] |= aliased[root]
                 if self.trains and node.backward and node.reads in ("Tops", "Both"):
                     later[root].append(index)
-        for node in self.nodes:
-            for top, weight in zip(node.tops, node.weights):
-                apart[roots[top]] |= weight != 0
-        for blob in range(count):
-            apart[roots[blob]] |= not read[blob]
+        for blob in self.kept:
+            apart[roots[blob]] = True
         order = [blob for blob in range(count) if roots[blob] == blob]
         wanted = {root: [self._backward(index) for index in later[root]] for root in order}
         repeated = set()
@@ -224,11 +229,12 @@ class _Planner:
                 root = roots[top]
                 in_place = position < len(node.bottoms) and node.bottoms[position] == top
                 apart[root] |= node.keeps_tops or (in_place and not node.backward)
-                apart[root] |= node.weights[position] != 0
                 tops[root] += 1
                 if dies[root] < 0:
                     dies[root] = index
                     apart[root] |= not node.backward
+        for blob in self.kept:
+            apart[roots[blob]] = True
         members: Dict[int, List[int]] = {}
         for blob in range(count):
             members.setdefault(roots[blob], []).append(blob)

@@ -82,14 +82,13 @@ class Planner {
   void add_data() {
     const std::vector<int> root = roots(shares_data);
     std::vector<Touches> touches(blobs_.size());
-    std::vector<bool> read(blobs_.size(), false);
     for (int i = 0; i < layer_count_; ++i) {
-      touch_data(i, root, &touches, &read);
+      touch_data(i, root, &touches);
     }
     for (std::size_t blob = 0; blob < blobs_.size(); ++blob) {
       Touches& group = touches[root[blob]];
       group.blobs.push_back(static_cast<int>(blob));
-      group.apart |= blobs_[blob].loss || blobs_[blob].output || !read[blob];
+      group.apart |= blobs_[blob].loss || blobs_[blob].output;
     }
     std::vector<int> order;  // roots by the layer that writes them first
     for (const PlanLayer& layer : layers_) {
@@ -144,12 +143,11 @@ class Planner {
     }
   }
 
-  void touch_data(int i, const std::vector<int>& root, std::vector<Touches>* touches, std::vector<bool>* read) const {
+  void touch_data(int i, const std::vector<int>& root, std::vector<Touches>* touches) const {
     const PlanLayer& layer = layers_[i];
     const bool trains = layer.backward && sharing_ != Sharing::kForwardOnly;
     for (int bottom : layer.bottoms) {
       Touches& group = (*touches)[root[bottom]];
-      (*read)[bottom] = true;
       group.readers.push_back(i);
       group.apart |= layer.reads == Reads::kUnknown;
       if (trains && reads_bottoms(layer)) {
@@ -227,7 +225,7 @@ class Planner {
     for (std::size_t blob = 0; blob < blobs_.size(); ++blob) {
       Group& group = groups[root[blob]];
       group.blobs.push_back(static_cast<int>(blob));
-      group.apart |= blobs_[blob].loss;
+      group.apart |= blobs_[blob].loss || blobs_[blob].output;
     }
     for (const Group& group : groups) {
       if (group.blobs.empty() || group.apart || group.born < 0 || group.dies < 0) {
