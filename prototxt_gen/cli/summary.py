@@ -39,8 +39,8 @@ WIDTH = 80
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: every layer, blob and parameter.")
 def summary(
     net: str, phase: Optional[str], depth: int, inputs: Tuple[str, ...], stages: Tuple[str, ...], allow_unknown: bool,
-    show_memory: bool, sharing: Optional[str], batch: Optional[int], gpu_gib: Optional[float], solver_type: str, dialect: str,
-    as_csv: bool, as_json: bool,
+    show_memory: bool, sharing: Optional[str], batch: Optional[int], gpu_gib: Optional[float], solver_type: str,
+    dialect: str, as_csv: bool, as_json: bool,
 ) -> None:
     """Show what a net is made of, without running it.
 

@@ -48,7 +48,8 @@ OF_ONE_RULE = 2  # findings that are shown before a training
 def train(
     solver: Optional[str], cpu: bool, gpu: Optional[str], engine: str, folder: Optional[str], resume: bool,
     snapshot: Optional[str], weights: Optional[str], settings: Tuple[str, ...], iter_size: Optional[str],
-    total_batch: Optional[int], memory: Optional[str], root: Optional[str], log: Optional[str], no_lint: bool, verbose: bool, dry_run: bool,
+    total_batch: Optional[int], memory: Optional[str], root: Optional[str], log: Optional[str], no_lint: bool,
+    verbose: bool, dry_run: bool,
 ) -> int:
     """Train with a SOLVER prototxt; a --run that was started before has its own.
 

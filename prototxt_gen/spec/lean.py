@@ -1,9 +1,9 @@
 """What a net needs where its blobs share memory (``train --memory shared`` and ``lean``).
 
-The plan is the one that our Caffe makes (tools/caffe/memory/memory_plan.cpp), from the same table of layer types. A step
-of L layers has 2 L moments: forward of layer i at i, backward at 2 L - 1 - i. The data or the difference of a blob lives
-from the moment that writes it first to the last one that reads it; arrays whose lives do not meet may share a slot, the
-largest placed first. With ``lean``, BN's and ReLU's tops are given up after the forward pass and made again.
+The plan is the one that our Caffe makes (tools/caffe/memory/memory_plan.cpp), from the same table of layer types. A
+step of L layers has 2 L moments: forward of layer i at i, backward at 2 L - 1 - i. The data or the difference of a blob
+lives from the moment that writes it first to the last one that reads it; arrays whose lives do not meet may share a
+slot, the largest placed first. With ``lean``, BN's and ReLU's tops are given up after the forward pass and made again.
 """
 
 from __future__ import annotations

@@ -95,8 +95,9 @@ def plan(
 ) -> Plan:
     """Check everything that can be checked without starting Caffe, and settle the command; nothing is written.
 
-    ``gpu`` is 'all' or ids such as '0,1'. ``total_batch`` sets iter_size. ``memory`` is the run's own where not given. A ``folder`` that holds a run needs no
-    ``solver_path``. Raises Error for contradicting options and for what would make Caffe abort.
+    ``gpu`` is 'all' or ids such as '0,1'. ``total_batch`` sets iter_size. A ``folder`` that holds a run needs no
+    ``solver_path``, and has its own ``memory`` where none is given.
+    Raises Error for contradicting options and for what would make Caffe abort.
     """
     _check_options(cpu, gpu, snapshot, weights, resume)
     again = folder is not None and run_folder.holds_run(folder)

@@ -47,7 +47,7 @@ def images(tmp_path_factory):
     ("attention56-cifar", 64, "Nesterov", "shared"), ("attention56-cifar", 64, "SGD", "lean"),
     ("attentionnext56", 2, "Nesterov", "shared"), ("attentionnext56", 2, "Nesterov", "lean"),
 ])
-def test_within_five_percent_of_a_real_training_step(run_caffe_python, images, tmp_path, name, batch, solver, sharing):
+def test_within_five_percent_of_a_real_step(run_caffe_python, images, tmp_path, name, batch, solver, sharing):
     source = str(images / str(NETWORKS[name].input_size))
     net = build(NETWORKS[name], batch_size=batch, data=DataEnds(source, source, (128,))).net
     (tmp_path / "net.prototxt").write_text(dumps(net))

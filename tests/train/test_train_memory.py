@@ -38,7 +38,7 @@ def train(cli, deep_job):
 
 
 def figures(path):
-    """Every figure of a log that is no time: losses, tests, and with debug_info the size of each blob and difference."""
+    """Every figure of a log that is no time: losses, tests, and debug_info's size of each blob and difference."""
     told = re.compile(r"(\[(?:Forward|Backward|Update)\].*|(?:Train|Test) net output.*|loss = .*)")
     return [match.group(1) for match in map(told.search, path.read_text().splitlines()) if match]
 

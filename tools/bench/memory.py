@@ -2,9 +2,8 @@
 """Peak memory and time of a training step with the memory of blobs plain, shared and lean, beside the estimate.
 
 Each mode is a child process with the same net, parameters and input, and all take their steps in turn: a time is the
-ratio to the plain step of the same round, medians. Peak is the growth of the resident set over a step of the solver's
-arrays, forward, backward and update. Gradients are compared to the last bit. With --modes lean alone, a batch is measured
-whose plain step has no room. Needs a built Caffe: prototxt-gen caffe build.
+ratio to the first mode's step of the same round, medians. Peak is the growth of the resident set, from the start of the
+solver on. Gradients and parameters are compared to the last bit. --modes leaves out what has no room. Needs a built Caffe: prototxt-gen caffe build.
 """
 
 from __future__ import annotations

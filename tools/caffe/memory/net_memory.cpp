@@ -288,7 +288,8 @@ std::size_t share_memory(const caffe::shared_ptr<Net<Dtype>>& net, Sharing shari
   static std::mutex mutex;
   static auto* const all = new std::vector<Shared>();
   const std::lock_guard<std::mutex> lock(mutex);
-  all->erase(std::remove_if(all->begin(), all->end(), [](const Shared& one) { return one.first.expired(); }), all->end());
+  const auto gone = [](const Shared& one) { return one.first.expired(); };
+  all->erase(std::remove_if(all->begin(), all->end(), gone), all->end());
   for (const Shared& one : *all) {
     if (one.first.lock() == net) {
       return one.second->bytes();

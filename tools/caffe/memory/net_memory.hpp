@@ -11,11 +11,11 @@
 
 namespace prototxt_gen {
 
-// What $PROTOTXT_GEN_MEMORY may say, and what it means: false for "plain" and where it is not set. Aborts at other words.
+// What $PROTOTXT_GEN_MEMORY says; false for "plain" and where it is not set. Aborts at words it cannot be.
 bool sharing_from_environment(Sharing* sharing);
 
-// Shares the memory of a net from now on; the values in its blobs are lost. Returns the bytes of the shared slots. A net
-// that shares already keeps to what it was given first.
+// Shares the memory of a net from now on; the values in its blobs are lost. Returns the bytes of the shared slots.
+// A net that shares already keeps to what it was given first.
 //
 // Afterwards data and differences of blobs that are neither inputs nor outputs hold, between passes, whatever was
 // written to their memory last. Parameters, inputs, outputs and losses are as always. A forward or backward pass over
