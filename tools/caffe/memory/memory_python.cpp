@@ -24,5 +24,6 @@ BOOST_PYTHON_MODULE(lean) {
           "Gradients and outputs stay the same to the last bit. Data and differences of blobs that are neither inputs "
           "nor outputs are overwritten during a pass. recompute: BN and ReLU are computed again in the backward pass, "
           "which needs less memory and more time. forward_only: for a net that never runs backward. A pass over part "
-          "of the net that needs overwritten data raises RuntimeError. What a net's first call asks for stays.");
+          "of the net that needs overwritten data raises RuntimeError. What a net's first call asks for stays. Arrays "
+          "taken from inner blobs before the call must not be used after it: their memory is gone.");
 }
