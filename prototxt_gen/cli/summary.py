@@ -29,6 +29,7 @@ WIDTH = 80
 @click.option("--allow-unknown", is_flag=True, help="Leave gaps at layer types without a rule.")
 @click.option("--memory", "show_memory", is_flag=True,
               help="Show what a training step (TEST: a forward pass) allocates.")
+@click.option("--lean", "sharing", flag_value="lean", help="With --memory: as train --memory lean has it.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="With this many items in a batch.")
 @click.option("--gpu-gib", type=float, metavar="G", help="Also the largest batch that fits into G GiB.")
 @click.option("--solver", "solver_type", default="Nesterov", show_default=True, metavar="TYPE",
@@ -38,8 +39,8 @@ WIDTH = 80
 @click.option("--json", "as_json", is_flag=True, help="One JSON document: every layer, blob and parameter.")
 def summary(
     net: str, phase: Optional[str], depth: int, inputs: Tuple[str, ...], stages: Tuple[str, ...], allow_unknown: bool,
-    show_memory: bool, batch: Optional[int], gpu_gib: Optional[float], solver_type: str, dialect: str,
-    as_csv: bool, as_json: bool,
+    show_memory: bool, sharing: Optional[str], batch: Optional[int], gpu_gib: Optional[float], solver_type: str,
+    dialect: str, as_csv: bool, as_json: bool,
 ) -> None:
     """Show what a net is made of, without running it.
 
@@ -49,6 +50,7 @@ def summary(
     """
     from prototxt_gen.check.summary import summary_document, summary_rows
     from prototxt_gen.spec.infer import infer
+    from prototxt_gen.spec.lean import PLAIN
     from prototxt_gen.spec.memory import largest_batch, memory, with_batch
 
     if gpu_gib is not None and not gpu_gib > 0:
@@ -58,8 +60,11 @@ def summary(
     at_phase = PHASES[phase] if phase else default_phase(proto)
     options = dict(given=input_shapes(inputs), stages=stages, allow_unknown=allow_unknown, where=net)
     info = infer(with_batch(proto, batch) if batch else proto, at_phase, **options)
-    need = memory(info, solver_type) if show_memory or gpu_gib else None
-    fits = largest_batch(proto, int(gpu_gib * 2**30), at_phase, solver_type, **options) if gpu_gib else None
+    if sharing and not (show_memory or gpu_gib):
+        raise Error("--lean is about memory", hint="--memory --lean")
+    sharing = sharing or PLAIN
+    need = memory(info, solver_type, sharing) if show_memory or gpu_gib else None
+    fits = largest_batch(proto, int(gpu_gib * 2**30), at_phase, solver_type, sharing, **options) if gpu_gib else None
     if as_json:
         document = summary_document(info)
         if need:
@@ -75,7 +80,8 @@ def summary(
         return
     text = _text(info, rows)
     if need:
-        text += "\n" + "\n".join(_memory_lines(info, need)) + "\n"
+        lean = memory(info, solver_type, "lean").total if sharing == PLAIN else None
+        text += "\n" + "\n".join(_memory_lines(info, need, lean)) + "\n"
     if fits is not None:
         text += f"\nlargest batch in {gpu_gib:g} GiB: {fits}\n"
     write_stdout(text)
@@ -167,7 +173,7 @@ def _totals(info: Any) -> List[str]:
     return lines
 
 
-def _memory_lines(info: Any, need: Any) -> List[str]:
+def _memory_lines(info: Any, need: Any, lean: Optional[int]) -> List[str]:
     """Return what Caffe allocates, part by part; memory of CUDA, of libraries and of a test net comes on top."""
     from prototxt_gen.core.graph import TRAIN
 
@@ -178,6 +184,8 @@ def _memory_lines(info: Any, need: Any) -> List[str]:
         lines.append(f"  {name:26}{value / 2**20:>12.1f} MiB")
     if need.unwritten:
         lines.append(f"  (on the CPU {need.resident / 2**20:.1f} MiB are resident: the rest is never written)")
-    if need.fork_bn:
+    if lean is not None and info.phase == TRAIN:
+        lines.append(f"  (train --memory lean needs {lean / 2**20:.1f} MiB; --lean shows it)")
+    if need.fork_bn and lean is not None:
         lines.append(f"  (BN of the authors' fork would keep {need.fork_bn / 2**20:.1f} MiB more)")
     return lines

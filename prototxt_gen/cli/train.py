@@ -12,6 +12,7 @@ import click
 from prototxt_gen.check import lint as linter
 from prototxt_gen.cli.arguments import assignments
 from prototxt_gen.core.errors import Error
+from prototxt_gen.spec.lean import SHARING
 from prototxt_gen.train import caffe as caffes
 from prototxt_gen.train import launch
 
@@ -36,6 +37,9 @@ OF_ONE_RULE = 2  # findings that are shown before a training
               help="Set a field of the solver, such as base_lr=0.05. May be repeated.")
 @click.option("--iter-size", metavar="N|auto", help="Batches an update; auto: as --total-batch wants.")
 @click.option("--total-batch", type=click.IntRange(min=1), metavar="N", help="Images an update: sets iter_size.")
+@click.option("--memory", type=click.Choice(SHARING), help="""shared: blobs stand in the same memory where their lives
+              do not meet. lean: and BN and ReLU are computed again. Gradients stay the same.  [default: plain, or as
+              the run was started]""")
 @click.option("--caffe", "root", metavar="DIR", help="The Caffe to run.  [default: as caffe info finds it]")
 @click.option("--log", metavar="FILE", help="Append Caffe's log to FILE.  [default: <snapshot_prefix>.log]")
 @click.option("--no-lint", is_flag=True, help="Start although lint finds errors in solver and net.")
@@ -44,7 +48,8 @@ OF_ONE_RULE = 2  # findings that are shown before a training
 def train(
     solver: Optional[str], cpu: bool, gpu: Optional[str], engine: str, folder: Optional[str], resume: bool,
     snapshot: Optional[str], weights: Optional[str], settings: Tuple[str, ...], iter_size: Optional[str],
-    total_batch: Optional[int], root: Optional[str], log: Optional[str], no_lint: bool, verbose: bool, dry_run: bool,
+    total_batch: Optional[int], memory: Optional[str], root: Optional[str], log: Optional[str], no_lint: bool,
+    verbose: bool, dry_run: bool,
 ) -> int:
     """Train with a SOLVER prototxt; a --run that was started before has its own.
 
@@ -61,7 +66,8 @@ def train(
     if total_batch is not None and "iter_size" in changes:
         raise Error("--total-batch sets iter_size, which is given too", hint="leave one of them out")
     plan = launch.plan(solver, caffes.find(root), cpu=cpu, gpu=gpu, snapshot=snapshot, weights=weights, log=log,
-                       resume=resume, settings=changes, total_batch=total_batch, folder=folder, engine=engine)
+                       resume=resume, settings=changes, total_batch=total_batch, folder=folder, engine=engine,
+                       memory=memory)
     if not no_lint:
         check_lint(plan)
     for line in plan.told:
@@ -70,7 +76,7 @@ def train(
         said = "solver_mode: CPU" if plan.solver_file.endswith("cpu-solver.prototxt") else "what the options change"
         tell(f"Caffe gets {plan.solver_file}: {solver} with {said}")
     if dry_run:
-        click.echo(shlex.join(plan.command))
+        click.echo(shlex.join([*(f"{name}={value}" for name, value in plan.environment.items()), *plan.command]))
         return 0
     stderr = click.get_binary_stream("stderr")
 

@@ -3,8 +3,9 @@
 Caffe allocates a blob's data and its difference when each is first touched, and both stay. Facts used here, from the
 sources of BVLC Caffe 1.0: a top in place of its bottom has no memory of its own; Split, Reshape and Flatten share their
 bottom's data; a data layer's top borrows one of the prefetched batches; a difference exists where the backward pass
-reaches, and every output of a Split has its own. On the CPU, what is never written has no pages: compilers make one
-calloc of the malloc and the memset by which Caffe allocates, and calloc takes pages that the kernel has cleared.
+reaches, and every output of a Split has its own. Where blobs share memory, ``spec.lean`` tells what is left of that. On
+the CPU, what is never written has no pages: compilers make one calloc of the malloc and the memset by which Caffe
+allocates, and calloc takes pages that the kernel has cleared.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Dict, List, Set
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TRAIN
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
+from prototxt_gen.spec.lean import PLAIN, plan
 
 FLOAT_BYTES = 4
 # Arrays of a parameter's size that each solver type keeps beside data and difference, on the CPU.
@@ -50,6 +52,7 @@ class Memory:
     solver: int
     fork_bn: int
     unwritten: int
+    shared: int = 0  # slots that data and differences of blobs share
 
     @property
     def total(self) -> int:
@@ -67,6 +70,7 @@ class Memory:
             "activations": self.activations,
             "differences": self.differences,
             "differences of Splits": self.splits,
+            "shared by blobs": self.shared,
             "prefetched batches": self.prefetch,
             "layer buffers": self.buffers,
             "parameters": self.parameters,
@@ -75,9 +79,10 @@ class Memory:
         }
 
 
-def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
+def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Memory:
     """Return what a net needs: in TRAIN for forward, backward and update with a solver type, in TEST for forward.
 
+    ``sharing`` is what ``train --memory`` is given: 'plain', 'shared' or 'lean'.
     Raises Error where a layer is unknown, since nothing can be said of the total then.
     """
     if solver not in SOLVER_ARRAYS:
@@ -88,6 +93,7 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
         raise Error(what, hint="every layer needs a rule for this")
     trains = info.phase == TRAIN
     backward = _backward_blobs(info) if trains else set()
+    shared = plan(info, sharing) if sharing != PLAIN else None
     activations = differences = splits = prefetch = buffers = unwritten = fork_bn = 0
     for layer in info.layers:
         for position, (name, shape) in enumerate(zip(layer.tops, layer.top_shapes)):
@@ -96,9 +102,9 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
             values = math.prod(shape or ())
             if layer.type in PREFETCHING:
                 prefetch += values * _prefetched(layer)
-            elif not _shares_data(layer):
+            elif not _shares_data(layer) and not (shared and name in shared.shared_data):
                 activations += values
-            if name in backward and not _shares_diff(layer):
+            if name in backward and not _shares_diff(layer) and not (shared and name in shared.shared_diff):
                 if layer.type == "Split":
                     splits += values
                 else:
@@ -111,7 +117,7 @@ def memory(info: NetInfo, solver: str = "Nesterov") -> Memory:
     parameters = info.learnable + info.statistics
     return Memory(*(FLOAT_BYTES * values for values in (
         activations, differences, splits, prefetch, buffers, parameters, parameters if trains else 0,
-        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn, unwritten,
+        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn, unwritten, shared.values if shared else 0,
     )))
 
 
@@ -175,13 +181,15 @@ def with_batch(net: Any, batch: int) -> Any:
     return copy
 
 
-def largest_batch(net: Any, limit_bytes: int, phase: int, solver: str = "Nesterov", **options: Any) -> int:
+def largest_batch(
+    net: Any, limit_bytes: int, phase: int, solver: str = "Nesterov", sharing: str = PLAIN, **options: Any
+) -> int:
     """Return the largest batch whose memory is at most ``limit_bytes``; 0 where not even one item fits.
 
     ``options`` are those of ``infer``. Memory grows with the batch, so that bisection finds the limit.
     """
     def fits(batch: int) -> bool:
-        return memory(infer(with_batch(net, batch), phase, **options), solver).total <= limit_bytes
+        return memory(infer(with_batch(net, batch), phase, **options), solver, sharing).total <= limit_bytes
 
     if not fits(1):
         return 0

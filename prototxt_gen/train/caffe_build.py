@@ -46,7 +46,7 @@ def cache_dir() -> Path:
 def ingredients() -> Dict[str, Any]:
     """Return everything that goes into a build here and now."""
     native = caffe_source.NATIVE_DIR
-    sources = [native / "CMakeLists.txt", *sorted(native.glob("layers/*.?pp"))]
+    sources = [native / "CMakeLists.txt", *sorted(native.glob("layers/*.?pp")), *sorted(native.glob("memory/*.?pp"))]
     code = hashlib.sha256()
     for path in sources:
         code.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

@@ -18,10 +18,11 @@ import signal
 import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from prototxt_gen.core.errors import CaffeError, Error
 from prototxt_gen.core.io import dumps, read_text, write_text
+from prototxt_gen.spec.lean import PLAIN
 from prototxt_gen.train import launch_failures, preflight, preflight_run, run_folder, run_resume, run_skip
 from prototxt_gen.train.caffe import LOG_SETTINGS, Caffe
 from prototxt_gen.train.launch_process import Echo, Notice, Stops, Tee, follow, start
@@ -40,6 +41,7 @@ class Plan:
     ``solver_text`` is the solver to write to ``solver_file`` before the start, or None when Caffe gets the user's own.
     ``nets`` are paths and texts to write besides. ``lint_text`` and ``lint_file`` are the solver as lint is to see it,
     ``told`` facts and warnings for the user. ``folder`` is the run's, ``record`` what it held before.
+    ``memory`` tells how blobs share it (spec.lean).
     """
 
     command: Tuple[str, ...]
@@ -57,6 +59,12 @@ class Plan:
     nets: Tuple[Tuple[str, str], ...] = ()
     folder: Optional[str] = None
     record: Optional[Mapping[str, Any]] = None
+    memory: str = PLAIN
+
+    @property
+    def environment(self) -> Dict[str, str]:
+        """What Caffe's environment gets besides."""
+        return {} if self.memory == PLAIN else {preflight_run.MEMORY_VARIABLE: self.memory}
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,13 @@ def plan(
     total_batch: Optional[int] = None,
     folder: Optional[str] = None,
     engine: str = "caffe",
+    memory: Optional[str] = None,
 ) -> Plan:
     """Check everything that can be checked without starting Caffe, and settle the command; nothing is written.
 
     ``gpu`` is 'all' or ids such as '0,1'. ``total_batch`` sets iter_size. A ``folder`` that holds a run needs no
-    ``solver_path``. Raises Error for contradicting options and for what would make Caffe abort.
+    ``solver_path``, and has its own ``memory`` where none is given.
+    Raises Error for contradicting options and for what would make Caffe abort.
     """
     _check_options(cpu, gpu, snapshot, weights, resume)
     again = folder is not None and run_folder.holds_run(folder)
@@ -96,6 +106,7 @@ def plan(
     if solver_path is None and not again:
         raise Error("no SOLVER is given", folder or "", "only a --run that has been started knows its own")
     record = run_folder.read_record(folder) if again else None
+    memory = preflight_run.memory_word(caffe, memory, record)
     path = os.path.join(folder, run_folder.SOLVER) if again else solver_path
     given = preflight.read_solver(path)
     preflight.check_method(given, path)
@@ -137,7 +148,7 @@ def plan(
         preflight.check_weights(files, nets[0])
     log = log or (f"{prefix}.log" if folder is None else os.path.join(folder, run_folder.LOG))
     preflight.check_results(prefix, log)
-    told += _facts(nets, solver, places, prefix, iteration)
+    told += preflight_run.facts(nets, solver, places, prefix, iteration, memory)
     if snapshot is not None and engine == "caffe":
         told += preflight_run.cursor_line(nets[0], iteration, max(solver.iter_size, 1), gpus)
 
@@ -157,7 +168,7 @@ def plan(
             solver_file, solver_text = _solver_copy(solver, given, path, prefix, None, False)
     command = _command(caffe, engine, solver_file, gpu, gpu_ids, snapshot, weights)
     return Plan(command, solver_file, solver_text, prefix, log, caffe, snapshot, settings, gpus, lint_text, lint_file,
-                tuple(told), tuple(written), folder, record)
+                tuple(told), tuple(written), folder, record, memory)
 
 
 def _check_options(
@@ -218,17 +229,6 @@ def _explicit_iteration(snapshot: Optional[str], solver: Any, net: preflight.Use
     return run_resume.check_state(snapshot, solver, net).iteration
 
 
-def _facts(
-    nets: Sequence[preflight.UsedNet], solver: Any, places: Sequence[preflight_run.Place], prefix: str, iteration: int
-) -> Iterator[str]:
-    yield from preflight_run.memory_lines(nets, solver, places)
-    for used in nets:
-        yield from preflight_run.check_labels(used)
-    yield from preflight_run.disk_lines(nets[0], solver, prefix, iteration)
-    if iteration >= solver.max_iter:
-        yield f"note: max_iter {solver.max_iter} is reached already: --set max_iter=N trains further"
-
-
 def _solver_copy(
     solver: Any, given: Any, path: str, prefix: str, folder: Optional[str], only_mode: bool
 ) -> Tuple[str, Optional[str]]:
@@ -282,8 +282,8 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
             write_text(plan.solver_file, plan.solver_text)
         if plan.folder is not None:
             run_folder.record_start(plan.folder, plan.record, arguments, plan.command, plan.settings, plan.snapshot,
-                                    plan.caffe)
-        child = start(plan.command, LOG_SETTINGS, lock)
+                                    plan.caffe, plan.memory)
+        child = start(plan.command, {**LOG_SETTINGS, **plan.environment}, lock)
         stops.attach(child)
         tee = Tee(log_file, echo, notice, verbose)
         try:

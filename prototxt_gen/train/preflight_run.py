@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from prototxt_gen.core import wire
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
@@ -21,12 +21,15 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import layers_in
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.spec.infer import NetInfo, Shape, infer
+from prototxt_gen.spec.lean import LEAN, PLAIN
 from prototxt_gen.spec.memory import SOLVER_ARRAYS, memory, with_batch
+from prototxt_gen.train.caffe import Caffe
 from prototxt_gen.train.lmdb_file import inspect_lmdb
 from prototxt_gen.train.preflight import LMDB, UsedNet
 from prototxt_gen.train.run_resume import HISTORY_ARRAYS
 from prototxt_gen.train.run_skip import AUGMENTED
 
+MEMORY_VARIABLE = "PROTOTXT_GEN_MEMORY"  # what our Caffe reads
 LABELS_LOOKED_AT = 50_000
 _LABEL = 5  # Datum's field
 _CLASS_LAYERS = ("SoftmaxWithLoss", "Accuracy", "MultinomialLogisticLoss", "InfogainLoss", "HingeLoss")
@@ -123,12 +126,36 @@ def look_at(used: UsedNet, batch: Optional[int] = None) -> NetInfo:
     return infer(net, state.phase, given=shapes, stages=list(state.stage), level=state.level, where=used.where)
 
 
-def need(nets: Sequence[UsedNet], solver: Any) -> Need:
+def memory_word(caffe: Caffe, asked: Optional[str], record: Optional[Mapping[str, Any]]) -> str:
+    """Return how blobs share memory: as asked for, else as the run's last start had it, else not at all.
+
+    Raises Error for a Caffe that cannot.
+    """
+    word = asked or (record["starts"][-1].get("memory") if record and record["starts"] else None) or PLAIN
+    if word != PLAIN and not (caffe.pycaffe and (caffe.pycaffe / "caffe" / "lean.so").is_file()):
+        raise Error(f"this Caffe knows no --memory {word}", str(caffe.binary),
+                    "prototxt-gen caffe build builds one that does")
+    return word
+
+
+def facts(
+    nets: Sequence[UsedNet], solver: Any, places: Sequence[Place], prefix: str, iteration: int, sharing: str
+) -> Iterator[str]:
+    """Say what a training will need and meet. Raises Error where it cannot go well."""
+    yield from memory_lines(nets, solver, places, sharing)
+    for used in nets:
+        yield from check_labels(used)
+    yield from disk_lines(nets[0], solver, prefix, iteration)
+    if iteration >= solver.max_iter:
+        yield f"note: max_iter {solver.max_iter} is reached already: --set max_iter=N trains further"
+
+
+def need(nets: Sequence[UsedNet], solver: Any, sharing: str = PLAIN) -> Need:
     """Return what a training needs: ``nets`` are the training net and the test nets. Raises Error where unknown."""
     kind = solver.type if solver.type in SOLVER_ARRAYS else "SGD"
-    one, two = (memory(look_at(nets[0], batch), kind).total for batch in (1, 2))
-    tests = [memory(look_at(net), kind) for net in nets[1:]]
-    beside = sum(each.activations + each.prefetch + each.buffers for each in tests)
+    one, two = (memory(look_at(nets[0], batch), kind, sharing).total for batch in (1, 2))
+    tests = [memory(look_at(net), kind, sharing) for net in nets[1:]]
+    beside = sum(each.activations + each.shared + each.prefetch + each.buffers for each in tests)
     return Need(train_batch(nets[0]), 2 * one - two + beside, two - one)
 
 
@@ -140,10 +167,12 @@ def train_batch(used: UsedNet) -> int:
     raise Error("nothing tells how many images are in a batch", used.where)
 
 
-def memory_lines(nets: Sequence[UsedNet], solver: Any, places: Sequence[Place]) -> Iterator[str]:
+def memory_lines(
+    nets: Sequence[UsedNet], solver: Any, places: Sequence[Place], sharing: str = PLAIN
+) -> Iterator[str]:
     """Say what a training needs beside what is free, and the largest batch that fits."""
     try:
-        wanted = need(nets, solver)
+        wanted = need(nets, solver, sharing)
     except Error as error:
         yield f"memory: not known: {error.what}"
         return
@@ -156,7 +185,9 @@ def memory_lines(nets: Sequence[UsedNet], solver: Any, places: Sequence[Place]) 
         images = wanted.batch * max(solver.iter_size, 1)
         smaller = max((size for size in range(1, fits + 1) if images % size == 0), default=0)
         advice = f"; batch_size: {smaller} with iter_size: {images // smaller} sees as many images an update"
-        yield f"warning: memory: batch {wanted.batch} needs {text}{advice if smaller else ''}"
+        lean = need(nets, solver, LEAN).total
+        other = f"; --memory lean needs {amount(lean)}" if sharing != LEAN and lean <= place.free else ""
+        yield f"warning: memory: batch {wanted.batch} needs {text}{advice if smaller else ''}{other}"
 
 
 def check_labels(used: UsedNet) -> Iterator[str]:

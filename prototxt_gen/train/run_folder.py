@@ -132,7 +132,7 @@ def take_lock(file: IO[Any], held: str, where: str) -> int:
 
 def record_start(
     folder: str, before: Optional[Mapping[str, Any]], arguments: Sequence[str], command: Sequence[str],
-    settings: Mapping[str, str], snapshot: Optional[str], caffe: Caffe,
+    settings: Mapping[str, str], snapshot: Optional[str], caffe: Caffe, memory: str,
 ) -> None:
     """Write run.json with one more start. ``before`` is what it said, None for a new run."""
     start = {
@@ -141,6 +141,7 @@ def record_start(
                   if name in ("binary", "origin", "version", "dialect", "cuda", "nccl")},
         "command": list(command),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "memory": memory,
         "settings": dict(settings),
         "snapshot": snapshot,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),

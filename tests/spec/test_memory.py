@@ -41,17 +41,20 @@ def images(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name, batch, solver", [
-    ("attention56-cifar", 16, "Nesterov"), ("attention56-cifar", 32, "SGD"),
-    ("attentionnext56", 1, "Adam"), ("attentionnext56", 2, "Nesterov"),
+@pytest.mark.parametrize("name, batch, solver, sharing", [
+    ("attention56-cifar", 16, "Nesterov", "plain"), ("attention56-cifar", 32, "SGD", "plain"),
+    ("attentionnext56", 1, "Adam", "plain"), ("attentionnext56", 2, "Nesterov", "plain"),
+    ("attention56-cifar", 64, "Nesterov", "shared"), ("attention56-cifar", 64, "SGD", "lean"),
+    ("attentionnext56", 2, "Nesterov", "shared"), ("attentionnext56", 2, "Nesterov", "lean"),
 ])
-def test_within_five_percent_of_a_real_training_step(run_caffe_python, images, tmp_path, name, batch, solver):
+def test_within_five_percent_of_a_real_step(run_caffe_python, images, tmp_path, name, batch, solver, sharing):
     source = str(images / str(NETWORKS[name].input_size))
     net = build(NETWORKS[name], batch_size=batch, data=DataEnds(source, source, (128,))).net
     (tmp_path / "net.prototxt").write_text(dumps(net))
     (tmp_path / "solver.prototxt").write_text(SOLVER.format(net=tmp_path / "net.prototxt", type=solver))
-    measured = int(run_caffe_python(STEP_SCRIPT, tmp_path / "solver.prototxt").stdout)
-    assert memory(infer(net, TRAIN), solver).resident == pytest.approx(measured, rel=0.05)
+    measured = int(run_caffe_python(STEP_SCRIPT, tmp_path / "solver.prototxt",
+                                    environment={"PROTOTXT_GEN_MEMORY": sharing}).stdout)
+    assert memory(infer(net, TRAIN), solver, sharing).resident == pytest.approx(measured, rel=0.05)
 
 
 def test_attention56_at_batch_32_by_the_graph():
@@ -59,6 +62,12 @@ def test_attention56_at_batch_32_by_the_graph():
     need = memory(infer(build(NETWORKS["attention56"], batch_size=32).net, TRAIN))
     figures = (need.activations, need.differences + need.splits, need.fork_bn)
     assert [f"{value / 1e9:.1f}" for value in figures] == ["6.5", "9.6", "4.4"]
+
+
+def test_lean_memory_of_attention56_at_batch_32():
+    info = infer(build(NETWORKS["attention56"], batch_size=32).net, TRAIN)
+    assert [f"{memory(info, sharing=sharing).total / 1e9:.1f}" for sharing in ("shared", "lean")] == ["5.8", "3.8"]
+    assert [f"{memory(info, sharing=sharing).activations / 1e9:.1f}" for sharing in ("shared", "lean")] == ["0.0", "0.0"]
 
 
 def test_a_forward_pass_has_no_differences_and_no_solver():

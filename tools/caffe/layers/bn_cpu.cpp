@@ -118,6 +118,14 @@ void bn_batch_forward(const BnShape& shape, double eps, double momentum, const T
 }
 
 template <typename T>
+void bn_batch_output(const BnShape& shape, const T* x, const T* slope, const T* bias, const BnMean<T>* mean,
+                     const T* inv_std, T* y) {
+  parallel_for(shape.channels, worth_threads(shape), [&](std::ptrdiff_t c) {
+    channel_output(Channel{shape, c}, x, mean[c], slope[c] * inv_std[c], bias[c], y);
+  });
+}
+
+template <typename T>
 void bn_batch_backward(const BnShape& shape, const T* x, const T* dy, const T* slope, const BnMean<T>* mean,
                        const T* inv_std, T* slope_diff, T* bias_diff, T* dx) {
   parallel_for(shape.channels, worth_threads(shape), [&](std::ptrdiff_t c) {
@@ -192,6 +200,7 @@ void bn_fixed_backward(const BnShape& shape, const T* x, const T* dy, const T* s
 #define PROTOTXT_GEN_INSTANTIATE(T)                                                                                   \
   template void bn_batch_forward<T>(const BnShape&, double, double, const T*, const T*, const T*, T*, BnMean<T>*, T*, \
                                     T*, T*);                                                                          \
+  template void bn_batch_output<T>(const BnShape&, const T*, const T*, const T*, const BnMean<T>*, const T*, T*);      \
   template void bn_batch_backward<T>(const BnShape&, const T*, const T*, const T*, const BnMean<T>*, const T*, T*,    \
                                      T*, T*);                                                                         \
   template void bn_fixed_forward<T>(const BnShape&, const T*, const T*, const T*, const T*, const T*, T*);            \

@@ -19,6 +19,11 @@ template <typename T>
 void bn_batch_forward(const BnShape& shape, double eps, double momentum, const T* x, const T* slope, const T* bias,
                       T* y, BnMean<T>* mean, T* inv_std, T* moving_mean, T* moving_inv_std);
 
+// Writes the y of bn_batch_forward, bit by bit the same, from the statistics that it left in mean and inv_std.
+template <typename T>
+void bn_batch_output(const BnShape& shape, const T* x, const T* slope, const T* bias, const BnMean<T>* mean,
+                     const T* inv_std, T* y);
+
 // Batch statistics, as bn_batch_forward left them in mean and inv_std. Adds to slope_diff and bias_diff and writes dx;
 // each of the three may be null, and is then not computed. dx may be dy.
 template <typename T>

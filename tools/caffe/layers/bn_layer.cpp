@@ -119,6 +119,18 @@ void BNLayer<Dtype>::Forward_cpu(const std::vector<Blob<Dtype>*>& bottom, const 
                                  this->blobs_[kMovingInvStd]->mutable_cpu_data());
 }
 
+template <typename Dtype>
+void BNLayer<Dtype>::Recompute(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) {
+  CHECK(bottom[0] != top[0]) << "layer '" << this->layer_param_.name() << "': in place, BN has no input to start from";
+  if (!uses_batch()) {
+    Forward_cpu(bottom, top);
+    return;
+  }
+  prototxt_gen::bn_batch_output(ShapeOf(*bottom[0]), bottom[0]->cpu_data(), this->blobs_[kSlope]->cpu_data(),
+                                this->blobs_[kBias]->cpu_data(), mean_.data(), inv_std_.data(),
+                                top[0]->mutable_cpu_data());
+}
+
 // In the TEST phase, too, the differences are those of what was computed: dx = dy g v.
 template <typename Dtype>
 void BNLayer<Dtype>::Backward_cpu(const std::vector<Blob<Dtype>*>& top, const std::vector<bool>& propagate_down,

@@ -24,6 +24,9 @@ class BNLayer : public Layer<Dtype> {
   void LayerSetUp(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) override;
   void Reshape(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) override;
 
+  // Writes the top of the last forward pass again, bit by bit the same, from the same bottom. Averages stay as they are.
+  void Recompute(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top);
+
   const char* type() const override { return "BN"; }
   int ExactNumBottomBlobs() const override { return 1; }
   int ExactNumTopBlobs() const override { return 1; }
