@@ -629,14 +629,23 @@ void DnnlConvolution::Plan::backward_data(const float* dy, const float* weights,
 
 void DnnlConvolution::Plan::backward_weights(const float* x, const float* dy, float* dweights) {
   const std::vector<Share> work = prepared(Pass::kBackwardWeights, false);
-  // Shares of the images add to the same weights: each but the first has its own sum.
+  // Shares of the images add to the same weights: each but the first has its own sum, which the others' threads may
+  // write while this one waits.
   const Size count = weights_count();
-  const bool by_images = work.size() > 1 && work[1].image > 0;
-  std::vector<float> sums(by_images ? (work.size() - 1) * count : 0);
+  const Size sums = work.size() > 1 && work[1].image > 0 ? static_cast<Size>(work.size()) - 1 : 0;
+  thread_local std::vector<float> memory;
+  if (static_cast<Size>(memory.size()) < sums * count) {
+    memory = std::vector<float>(sums * count);
+  }
+  float* const first_sum = memory.data();
   parallel_for(work.size(), true, [&](Size i) {
     const OneThread one_thread;
     const Share& share = work[i];
-    float* const own = by_images && i > 0 ? sums.data() + (i - 1) * count : dweights + weights_offset(share);
+    float* own = dweights + weights_offset(share);
+    if (sums && i > 0) {
+      own = first_sum + (i - 1) * count;
+      std::fill_n(own, count, 0.0f);
+    }
     if (pointwise) {
       pointwise_weights(share, at_in(x, share), at_out(dy, share), own);
     } else if (small_groups()) {
@@ -645,12 +654,18 @@ void DnnlConvolution::Plan::backward_weights(const float* x, const float* dy, fl
       blocked_weights(share, at_in(x, share), at_out(dy, share), own);
     }
   });
-  for (std::size_t i = 0; i + 1 < work.size() && by_images; ++i) {
-    const float* const sum = sums.data() + i * count;
-    for (Size j = 0; j < count; ++j) {
-      dweights[j] += sum[j];
-    }
+  if (!sums) {
+    return;
   }
+  parallel_ranges(count, [&](Size begin, Size end) {
+    for (Size i = 0; i < sums; ++i) {
+      const float* const sum = first_sum + i * count;
+#pragma omp simd
+      for (Size j = begin; j < end; ++j) {
+        dweights[j] += sum[j];
+      }
+    }
+  });
 }
 
 DnnlConvolution::DnnlConvolution(const ConvolutionShape& shape) : plan_(new Plan(shape)) {}
