@@ -107,7 +107,7 @@ def convolutions(count, seed):
     return cases
 
 
-# Shapes of the nets, small: large planes are cut by images, small ones by channels, and several images are put together.
+# Shapes of the nets, small: large planes are cut by images, small ones by channels, several images put together.
 SHAPES = [
     ("num_output: 64 kernel_size: 3 pad: 1", [4, 64, 28, 28]),
     ("num_output: 128 kernel_size: 1", [4, 32, 20, 20]),
@@ -124,7 +124,8 @@ SHAPES = [
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_convolution_is_that_of_caffe(in_caffe, monkeypatch, threads):
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    cases = convolutions(60, 1) + [case("Convolution", "convolution_param", fields, [shape]) for fields, shape in SHAPES]
+    cases = convolutions(60, 1)
+    cases += [case("Convolution", "convolution_param", fields, [shape]) for fields, shape in SHAPES]
     for one, told in zip(cases, far(in_caffe, cases)):
         assert max(told.values()) < 3e-6, (one, told)
     assert sum(value > 0 for told in far(in_caffe, cases[-3:]) for value in told.values()), "both ran Caffe's own"

@@ -6,8 +6,8 @@
 
 namespace prototxt_gen {
 
-// y (N, C', H', W') from x (N, C, H, W) with weights (C', C / groups, kernel height, kernel width), all plain. Pairs are
-// height, width; a dilation of 1 leaves no gaps.
+// y (N, C', H', W') from x (N, C, H, W) with weights (C', C / groups, kernel height, kernel width), all plain. Pairs
+// are height, width; a dilation of 1 leaves no gaps.
 struct ConvolutionShape {
   std::ptrdiff_t images, channels_in, channels_out, groups;
   std::ptrdiff_t size_in[2], size_out[2], kernel[2], stride[2], pad[2], dilation[2];

@@ -28,8 +28,8 @@ void over(Size count, const Range& range) {
                   [&](Size begin, Size end) { range(begin * kLine, std::min(end * kLine, count)); });
 }
 
-// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2, e^r by its series up to r^7: the rest is below 2^-26. ln 2 is cut
-// in two so that n times its first part is exact.
+// e^x = 2^n e^r, n = round(x / ln 2), |r| <= ln 2 / 2, e^r by its series up to r^7: the rest is below 2^-26. ln 2 is
+// cut in two so that n times its first part is exact.
 inline float exponential(float x) {
   const float bounded = std::min(std::max(x, -87.0f), 88.0f);
   // Adding 1.5 2^23 leaves the nearest integer in the last bits.

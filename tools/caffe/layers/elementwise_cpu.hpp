@@ -6,7 +6,8 @@
 
 namespace prototxt_gen {
 
-// Each value is computed as Caffe does, so that the results are the same bit by bit; only sigmoid's differ, by rounding.
+// Each value is computed as Caffe does, so that the results are the same bit by bit; only sigmoid's differ, by
+// rounding.
 // Outputs may be one of the inputs. Inputs stand in the order in which Caffe adds or multiplies them.
 
 // y = max(x, 0) + slope min(x, 0)
