@@ -25,33 +25,36 @@ bool ConvolutionShape::operator==(const ConvolutionShape& other) const {
 
 // ---- Who does what -------------------------------------------------------------------------------------------------
 
-// Cutting the images makes every thread reorder or pack all weights, cutting the channels all of what is read: the
-// smaller of the two is repeated. Groups repeat nothing.
+// Cutting the images makes every thread reorder or pack all weights, and have a sum of its own of their differences;
+// cutting the channels, all of what is read: the cheaper cut comes first, the other one takes the threads that are left.
+// Groups repeat nothing.
 std::vector<Share> DnnlConvolution::Plan::shares(Pass pass) const {
   const Size threads = parallel_threads();
   const ConvolutionShape& s = shape;
-  const bool cut_in = pass == Pass::kBackwardData;
+  const bool cut_in = pass == Pass::kBackwardData, weights = pass == Pass::kBackwardWeights;
   const Size channels = cut_in ? s.channels_in : s.channels_out;
   const Size units = s.groups > 1 ? s.groups : (channels + kChannelUnit - 1) / kChannelUnit;
-  const Size read = cut_in ? s.channels_out * plane_out : s.channels_in * plane_in;
+  const Size read = s.images * (cut_in ? s.channels_out * plane_out : s.channels_in * plane_in);
   const bool even = s.images % threads == 0 || s.images >= 8 * threads;
-  const bool by_images = s.groups > 1 ? (even && pass != Pass::kBackwardWeights) || units < threads
-                                      : (even && weights_count() <= s.images * read) || units < threads;
+  const bool images_first = s.groups > 1 ? even && !weights : even && weights_count() * (weights ? threads : 1) <= read;
+  Size image_parts, channel_parts;
+  if (images_first || units < threads) {
+    image_parts = std::min(threads, s.images);
+    channel_parts = std::min(threads / image_parts, units);
+  } else {
+    channel_parts = threads;
+    image_parts = 1;
+  }
   std::vector<Share> made;
-  for (Size i = 0; i < threads; ++i) {
-    const Size total = by_images ? s.images : units;
-    const Size begin = total * i / threads, end = total * (i + 1) / threads;
-    if (begin == end) {
-      continue;
-    }
-    Share share{0, 0, 0, {s.images, s.groups, s.channels_in, s.channels_out}};
-    if (by_images) {
-      share.image = begin;
-      share.piece.images = end - begin;
-    } else if (s.groups > 1) {
+  for (Size i = 0; i < image_parts * channel_parts; ++i) {
+    const Size part = i / channel_parts, slice = i % channel_parts;
+    const Size image = s.images * part / image_parts, next_image = s.images * (part + 1) / image_parts;
+    const Size begin = units * slice / channel_parts, end = units * (slice + 1) / channel_parts;
+    Share share{part, image, 0, 0, {next_image - image, s.groups, s.channels_in, s.channels_out}};
+    if (s.groups > 1) {
       share.channel_in = begin * group_in;
       share.channel_out = begin * group_out;
-      share.piece = {s.images, end - begin, (end - begin) * group_in, (end - begin) * group_out};
+      share.piece = {share.piece.images, end - begin, (end - begin) * group_in, (end - begin) * group_out};
     } else {
       const Size first = begin * kChannelUnit, count = std::min(end * kChannelUnit, channels) - first;
       (cut_in ? share.channel_in : share.channel_out) = first;
@@ -148,7 +151,7 @@ void DnnlConvolution::Plan::backward_weights(const float* x, const float* dy, fl
   // Shares of the images add to the same weights: each but the first has its own sum, which the others' threads may
   // write while this one waits.
   const Size count = weights_count();
-  const Size sums = work.size() > 1 && work[1].image > 0 ? static_cast<Size>(work.size()) - 1 : 0;
+  const Size sums = work.back().image_part;
   thread_local std::vector<float> memory;
   if (static_cast<Size>(memory.size()) < sums * count) {
     memory = std::vector<float>(sums * count);
@@ -158,9 +161,9 @@ void DnnlConvolution::Plan::backward_weights(const float* x, const float* dy, fl
     const OneThread one_thread;
     const Share& share = work[i];
     float* own = dweights + weights_offset(share);
-    if (sums && i > 0) {
-      own = first_sum + (i - 1) * count;
-      std::fill_n(own, count, 0.0f);
+    if (share.image_part > 0) {
+      own = first_sum + (share.image_part - 1) * count + weights_offset(share);
+      std::fill_n(own, share.piece.channels_out * group_in * taps, 0.0f);
     }
     if (pointwise) {
       pointwise_weights(share, at_in(x, share), at_out(dy, share), own);

@@ -72,6 +72,7 @@ struct Piece {
 
 // What one thread works on.
 struct Share {
+  Size image_part;  // which of the parts into which the images are cut
   Size image, channel_in, channel_out;  // where it begins
   Piece piece;
 };
