@@ -212,6 +212,16 @@ def test_a_forked_child_without_the_threads_gets_the_same_results(in_caffe):
     assert in_caffe(FORKED.replace("NET", SHARED)) == ["same", "same"]
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_inner_product_is_that_of_caffe(in_caffe, monkeypatch, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    cases = [case("InnerProduct", "inner_product_param", f"num_output: {n} {fields}", [shape], switch=False)
+             for n, shape in ((1, [1, 1]), (10, [3, 4, 5]), (33, [2, 70]), (300, [5, 7, 30, 11]), (40, [200, 90]))
+             for fields in ("", "bias_term: false", "transpose: true", "axis: 0")]
+    for one, told in zip(cases, far(in_caffe, cases, stock_by_environment=True)):
+        assert max(told.values()) < 3e-6, (one, told)
+
+
 # ---- Layers that only move and compare values ----------------------------------------------------------------------
 
 # The last is large enough for threads.

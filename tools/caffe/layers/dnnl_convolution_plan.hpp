@@ -1,8 +1,6 @@
 #ifndef PROTOTXT_GEN_DNNL_CONVOLUTION_PLAN_HPP_
 #define PROTOTXT_GEN_DNNL_CONVOLUTION_PLAN_HPP_
 
-#include <omp.h>
-
 #include <cstdint>
 #include <dnnl.hpp>
 #include <map>
@@ -11,24 +9,13 @@
 #include <vector>
 
 #include "dnnl_convolution.hpp"
+#include "dnnl_product.hpp"
 
 // Inside of DnnlConvolution: for its own sources alone.
 
 namespace prototxt_gen {
 
 using Size = std::ptrdiff_t;
-
-// oneDNN asks OpenMP how many threads it may use, both where it builds a kernel and where it runs one.
-class OneThread {
- public:
-  OneThread() : before_(omp_get_max_threads()) { omp_set_num_threads(1); }
-  ~OneThread() { omp_set_num_threads(before_); }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  const int before_;
-};
 
 // Memory that lives as long as its thread and is as large as the largest need so far.
 class Scratch {

@@ -1,7 +1,5 @@
 // Matrix products on the plain layout: convolutions of one tap, and the weights of small groups.
 
-#include <dnnl.h>
-
 #include <algorithm>
 
 #include "dnnl_convolution_plan.hpp"
@@ -12,11 +10,6 @@ namespace {
 
 // Columns of a matrix product below which packing its left side costs as much as the product.
 constexpr Size kColumns = 384;
-
-void sgemm(bool transpose_a, bool transpose_b, Size m, Size n, Size k, const float* a, Size lda, const float* b,
-           Size ldb, float beta, float* c, Size ldc) {
-  dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb, beta, c, ldc);
-}
 
 }  // namespace
 
