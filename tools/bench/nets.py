@@ -4,8 +4,8 @@
 ``stock`` is the same Caffe with its own engines and BatchNorm + Scale in place of BN. PyTorch runs the same net, made
 from the same prototxt, in its default layout and in channels-last, where --torch names a Python that has it. Each runs
 in a process of its own, in turn, paired by round. The floor is the net's multiply-adds (three times as many in a step
-as forward) at the rate of a matrix product, measured right before. Memory is the peak resident set of a process that
-has done one step. A second figure with --beside: the same while another process keeps one core busy.
+as forward) at the rate of a matrix product in numpy, measured in each round. Memory is the peak resident set of
+a process that has done one step. --beside measures the same while another process keeps one core busy.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def interp(layer: Dict[str, Any]) -> Callable[..., Any]:
 
 MAKERS: Dict[str, Callable[[Dict[str, Any]], Callable[..., Any]]] = {
     "Convolution": convolution,
-    # momentum is the new batch's share here, and the old average's in Caffe
+    # Momentum is the share of the new batch here, of the old average in Caffe.
     "BN": lambda layer: torch.nn.BatchNorm2d(layer["bottom_shapes"][0][1], 1e-5, 0.1),
     "ReLU": lambda layer: torch.nn.ReLU(inplace=layer["bottoms"] == layer["tops"]),
     "Sigmoid": lambda layer: torch.sigmoid,
