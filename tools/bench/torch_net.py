@@ -45,6 +45,9 @@ def pooling(layer: Dict[str, Any]) -> Callable[..., Any]:
 
 
 def eltwise(layer: Dict[str, Any]) -> Callable[..., Any]:
+    if layer["fields"].get("coeff") or layer["fields"].get("operation") == "MAX":
+        sys.exit(f"layer '{layer['name']}': torch_net.py knows sums without coefficients, and products")
+
     def run(*x: torch.Tensor) -> torch.Tensor:
         result = x[0]
         for one in x[1:]:
@@ -62,7 +65,8 @@ def interp(layer: Dict[str, Any]) -> Callable[..., Any]:
 MAKERS: Dict[str, Callable[[Dict[str, Any]], Callable[..., Any]]] = {
     "Convolution": convolution,
     # Momentum is the share of the new batch here, of the old average in Caffe.
-    "BN": lambda layer: torch.nn.BatchNorm2d(layer["bottom_shapes"][0][1], 1e-5, 0.1),
+    "BN": lambda layer: torch.nn.BatchNorm2d(layer["bottom_shapes"][0][1], layer["fields"].get("eps", 1e-5),
+                                             1 - layer["fields"].get("momentum", 0.9)),
     "ReLU": lambda layer: torch.nn.ReLU(inplace=layer["bottoms"] == layer["tops"]),
     "Sigmoid": lambda layer: torch.sigmoid,
     "Pooling": pooling,

@@ -26,8 +26,8 @@ bool ConvolutionShape::operator==(const ConvolutionShape& other) const {
 // ---- Who does what -------------------------------------------------------------------------------------------------
 
 // Cutting the images makes every thread reorder or pack all weights, and have a sum of its own of their differences;
-// cutting the channels, all of what is read: the cheaper cut comes first, the other one takes the threads that are left.
-// Groups repeat nothing.
+// cutting the channels, all of what is read: the cheaper cut comes first, the other one takes the threads that are
+// left. Groups repeat nothing.
 std::vector<Share> DnnlConvolution::Plan::shares(Pass pass) const {
   const Size threads = parallel_threads();
   const ConvolutionShape& s = shape;

@@ -28,8 +28,8 @@ void OverColumns(Size columns, Size work, const Range& range) {
   }
 }
 
-// Caffe's inner product of x (M, K) and weights (N, K), with the CPU's work on floats done by oneDNN: with few images it
-// is several times as fast, and OpenBLAS's threads, which spin after each product, are not woken.
+// Caffe's inner product of x (M, K) and weights (N, K), with the CPU's work on floats done by oneDNN: with few images
+// it is several times as fast, and OpenBLAS's threads, which spin after each product, are not woken.
 template <typename Dtype>
 class OwnInnerProductLayer : public InnerProductLayer<Dtype> {
  public:

@@ -20,8 +20,8 @@ class OneThread {
   const int before_;
 };
 
-// c (m, n) = a (m, k) b (k, n) + beta c, by rows; a transposed matrix is stored as (k, m) or (n, k). lda, ldb and ldc are
-// the distances between stored rows.
+// c (m, n) = a (m, k) b (k, n) + beta c, by rows; a transposed matrix is stored as (k, m) or (n, k). lda, ldb and ldc
+// are the distances between stored rows.
 inline void sgemm(bool transpose_a, bool transpose_b, std::ptrdiff_t m, std::ptrdiff_t n, std::ptrdiff_t k,
                   const float* a, std::ptrdiff_t lda, const float* b, std::ptrdiff_t ldb, float beta, float* c,
                   std::ptrdiff_t ldc) {

@@ -15,9 +15,9 @@ std::ptrdiff_t parallel_threads();
 
 // Cuts [0, count) into one contiguous range per thread and runs them side by side, one of them on the calling thread.
 // A thread without work looks out for the next job for some microseconds, as layers follow one another closely, and
-// then sleeps: a team that spins on, as OpenMP's does by default, takes the cores away from other processes. In a job that
-// starts another one, where the threads are busy with another call, and in a forked child, which has none, everything
-// runs on the calling thread.
+// then sleeps: a team that spins on, as OpenMP's does by default, takes the cores away from other processes. In a job
+// that starts another one, where the threads are busy with another call, and in a forked child, which has none,
+// everything runs on the calling thread.
 void parallel_ranges(std::ptrdiff_t count, const RangeFunction& run);
 
 // Calls item(i) for every i in [0, count), on all threads where the work is worth waking them.
