@@ -29,7 +29,8 @@ from prototxt_gen.train.caffe import Caffe
 
 RECORD, SOLVER, LOG, LOCK, SNAPSHOTS = "run.json", "solver.prototxt", "caffe.log", ".lock", "snapshots"
 # What changes a training and may be recorded. No others: an environment holds secrets.
-VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NCCL_P2P_DISABLE")
+VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NCCL_P2P_DISABLE",
+             "PROTOTXT_GEN_ENGINE")
 _NET_FIELDS = ("net", "train_net", "test_net")
 
 

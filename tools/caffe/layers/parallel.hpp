@@ -9,10 +9,15 @@ namespace prototxt_gen {
 // Called with a range [begin, end) of items.
 using RangeFunction = std::function<void(std::ptrdiff_t begin, std::ptrdiff_t end)>;
 
+// The number of threads that share a job, the calling one included: one for each core, or OMP_NUM_THREADS where that is
+// less.
+std::ptrdiff_t parallel_threads();
+
 // Cuts [0, count) into one contiguous range per thread and runs them side by side, one of them on the calling thread.
-// Threads wait asleep: a team that spins between layers, as OpenMP's does by default, takes the cores away from the
-// matrix products and from other processes. OMP_NUM_THREADS limits the number of threads, as for the products. Where
-// the threads are busy with another call, and in a forked child, which has none, everything runs on the calling thread.
+// A thread without work looks out for the next job for some microseconds, as layers follow one another closely, and
+// then sleeps: a team that spins on, as OpenMP's does by default, takes the cores away from other processes. In a job
+// that starts another one, where the threads are busy with another call, and in a forked child, which has none,
+// everything runs on the calling thread.
 void parallel_ranges(std::ptrdiff_t count, const RangeFunction& run);
 
 // Calls item(i) for every i in [0, count), on all threads where the work is worth waking them.
