@@ -2,7 +2,7 @@
 
 One JSON list a line on stdin, one JSON value a line on stdout:
 
-    ["load", name, what]   what: for Caffe a net's text, for PyTorch [type, input shape, output size]; a net's sizes back
+    ["load", name, what]   what: for Caffe a net's text, for PyTorch [type, input shape, output size]; sizes back
     ["time", name]         seconds of a forward and of the backward pass after it
     ["drop", name]         its memory is given back
     ["copy", bytes]        seconds to move so many bytes, read and written ones together (Caffe only)

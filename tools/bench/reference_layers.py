@@ -1,4 +1,4 @@
-"""The layers that only the benches have: BN and Interp in the manner of the authors' fork, in a library beside libcaffe.
+"""The layers that only the benches have: BN and Interp in the manner of the authors' fork, beside libcaffe.
 
 Loaded into a process before its first net (``ctypes.CDLL(path, ctypes.RTLD_GLOBAL)``), it registers the layer types
 ReferenceBN and ReferenceInterp, with bn_param and interp_param, and offers ``copy_bytes`` and ``multiply``. libcaffe
