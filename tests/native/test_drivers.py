@@ -14,7 +14,8 @@ from prototxt_gen.train.caffe_source import NATIVE_DIR
 
 HERE = Path(__file__).parent
 LAYERS = NATIVE_DIR / "layers"
-FLAGS = ["-std=c++17", "-O3", "-fopenmp-simd", "-pthread", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
+FLAGS = ["-std=c++17", "-O3", "-fopenmp-simd", "-ffp-contract=off", "-pthread", "-fPIC", "-shared", "-Wall",
+         "-Wextra", "-Werror"]
 SHAPES = [(3, 4, 5, 6), (7, 3), (2, 3, 4), (2, 2, 3, 2, 2), (5, 1, 1, 1)]
 
 
@@ -157,6 +158,64 @@ def test_bn_of_one_value(drivers):
     assert (layer.backward(x, np.ones_like(x))[2] == 0).all()
 
 
+def check_against_double(drivers, x, digits=2e-6):
+    """Batch statistics and output of x (N, C, ...) beside the same in double."""
+    layer = BN(drivers, x.shape, False, np.float32, momentum=0.0)
+    y = layer.forward(x)
+    axes, each = (0, *range(2, x.ndim)), (1, -1) + (1,) * (x.ndim - 2)
+    exact = x.astype(np.float64)
+    mean = exact.mean(axes, keepdims=True)
+    inv_std = 1 / np.sqrt(exact.var(axes, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(layer.moving_inv_std, inv_std.ravel(), rtol=digits)
+    np.testing.assert_allclose(layer.moving_mean, mean.ravel(), rtol=digits, atol=digits)
+    normalised = (exact - mean) * inv_std
+    np.testing.assert_allclose(y - layer.bias.reshape(each), normalised * layer.slope.reshape(each), rtol=1e-5,
+                               atol=digits * max(1, np.abs(normalised).max()))
+
+
+SHIFTS = [0, 1000, -3e7]
+
+
+@pytest.mark.parametrize("offset", SHIFTS)
+@pytest.mark.parametrize("shape", [(6, 70, 49), (2, 3, 1500), (1, 5, 16), (64, 9), (3, 33, 513)])
+def test_bn_of_any_shape_and_offset(drivers, shape, offset):
+    """Runs that fill no vector, groups of channels, blocks of sums; at -3e7 neighbouring values are 2 apart."""
+    rng = np.random.default_rng(9)
+    spread = 100 if abs(offset) > 1e6 else 1
+    check_against_double(drivers, (offset + spread * rng.standard_normal(shape)).astype(np.float32))
+
+
+def test_bn_where_the_first_image_is_far_from_the_others(drivers):
+    """The shift of the sums is that of the first image; it must not cost digits where it is a poor one."""
+    rng = np.random.default_rng(10)
+    x = rng.standard_normal((50, 4, 20)).astype(np.float32)
+    x[0] += np.array([0, 50, 1e4, 1e7], np.float32)[:, None]
+    check_against_double(drivers, x)
+
+
+def test_bn_of_values_whose_squares_no_float_holds(drivers):
+    x = np.random.default_rng(11).standard_normal((8, 3, 30)).astype(np.float32) * np.float32(1e25)
+    layer = BN(drivers, x.shape, False, np.float32)
+    y = layer.forward(x)
+    exact = x.astype(np.float64)
+    expected = (exact - exact.mean((0, 2), keepdims=True)) / exact.std((0, 2), keepdims=True)
+    found = (y - layer.bias.reshape(1, 3, 1)) / layer.slope.reshape(1, 3, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bn_of_one_large_array(drivers):
+    """Large enough to be written past the caches, from every place of a cache line on."""
+    rng = np.random.default_rng(12)
+    x = rng.standard_normal((2, 3, 700001), dtype=np.float32)
+    check_against_double(drivers, x)
+    layer = BN(drivers, x.shape, False, np.float32)
+    layer.forward(x)
+    apart, dy = layer.backward(x, x), x.copy()
+    assert layer.backward(x, dy, dx=dy)[2].tobytes() == apart[2].tobytes()
+    # y = (x - mu) s, pulled back along itself, leaves only what eps takes away.
+    assert np.abs(apart[2]).max() < 1e-4
+
+
 ONE_PASS = """
 import ctypes, hashlib, sys
 import numpy as np
@@ -224,6 +283,38 @@ def test_interp_is_bilinear_and_its_backward_pass_is_the_transpose(drivers, size
     forward = (bilinear(x, out) * dy).sum()
     backward = (interp(drivers, x, out, dy=dy).astype(np.float64) * x).sum()
     assert backward == pytest.approx(forward, rel=10 * digits, abs=10 * digits)
+
+
+def plain_interp(x, out, dy):
+    """Both passes in the type of x, pixel by pixel and in the order of the definition: the very same bits."""
+    def taps(n_in, n_out):
+        step = np.float32(n_in - 1) / np.float32(n_out - 1) if n_out > 1 else np.float32(0)
+        for i in range(n_out):
+            position = np.float32(step * np.float32(i))
+            low = min(int(position), n_in - 1)
+            weight = x.dtype.type(position - np.float32(low))
+            yield i, low, min(low + 1, n_in - 1), x.dtype.type(1) - weight, weight
+
+    y, dx = np.empty((len(x), *out), x.dtype), np.zeros_like(x)
+    for i, top, bottom, upper, lower in taps(x.shape[1], out[0]):
+        for j, left, right, near, far in taps(x.shape[2], out[1]):
+            y[:, i, j] = (upper * (near * x[:, top, left] + far * x[:, top, right]) +
+                          lower * (near * x[:, bottom, left] + far * x[:, bottom, right]))
+            for row, column, weight in ((top, left, upper * near), (top, right, upper * far),
+                                        (bottom, left, lower * near), (bottom, right, lower * far)):
+                dx[:, row, column] += weight * dy[:, i, j]
+    return y, dx
+
+
+@pytest.mark.parametrize("planes", [1, 16, 37])
+@pytest.mark.parametrize("size, out", SIZES)
+def test_interp_rounds_as_the_definition_does(drivers, size, out, planes):
+    rng = np.random.default_rng(13)
+    for dtype in (np.float32, np.float64):
+        x, dy = rng.standard_normal((planes, *size)).astype(dtype), rng.standard_normal((planes, *out)).astype(dtype)
+        y, dx = plain_interp(x, out, dy)
+        assert interp(drivers, x, out).tobytes() == y.tobytes()
+        assert interp(drivers, x, out, dy=dy).tobytes() == dx.tobytes()
 
 
 def test_interp_gradient(drivers):

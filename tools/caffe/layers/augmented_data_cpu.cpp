@@ -20,8 +20,9 @@ Resize method_of(const CropAxis& axis, Interpolate interpolate) {
   }
 }
 
-// Wider vectors where the machine has them; without fused products, so that every machine gives the same values.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// Wider vectors where the machine has them; without fused products, so that every machine gives the same values. The
+// loader chooses before ThreadSanitizer is ready for it.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
 #define PROTOTXT_GEN_WIDE __attribute__((target_clones("avx2", "default")))
 #else
 #define PROTOTXT_GEN_WIDE

@@ -32,12 +32,18 @@ PROTOTXT_GEN_HD InterpTap<T> interp_tap(int i, float step, int n_in) {
   return {low, high, T(1) - weight, weight};
 }
 
+template <typename T>
+PROTOTXT_GEN_HD T interp_between(T low, T high, T low_weight, T high_weight) {
+  return low_weight * low + high_weight * high;
+}
+
 // The value between four neighbours; the first letter is the row.
 template <typename T>
 PROTOTXT_GEN_HD T interp_value(T low_low, T low_high, T high_low, T high_high, const InterpTap<T>& row,
                                const InterpTap<T>& column) {
-  return row.low_weight * (column.low_weight * low_low + column.high_weight * low_high) +
-         row.high_weight * (column.low_weight * high_low + column.high_weight * high_high);
+  return interp_between(interp_between(low_low, low_high, column.low_weight, column.high_weight),
+                        interp_between(high_low, high_high, column.low_weight, column.high_weight), row.low_weight,
+                        row.high_weight);
 }
 
 // Sizes along one axis for the forms of interp_param.
