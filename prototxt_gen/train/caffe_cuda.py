@@ -147,13 +147,17 @@ def _places(nvcc: str, major: int) -> Iterator[Tuple[Path, Path]]:
         if os.path.isabs(found):
             yield Path(found).parent, Path("/usr/include")
     seen: Set[Path] = set()
-    for packages in map(Path, sys.path):
+    for packages in _package_folders():
         # The toolkit's own major version first: those of others may lie beside it.
         wheels = sorted(packages.glob("nvidia/*/lib"), key=lambda path: (path.parent.name != f"cu{major}", path))
         for folder in wheels:
             if folder not in seen:
                 seen.add(folder)
                 yield folder, folder.parent / "include"
+
+
+def _package_folders() -> List[Path]:
+    return [Path(folder) for folder in sys.path]
 
 
 def _root(nvcc: str) -> str:

@@ -1,5 +1,5 @@
-// The GPU's drivers on the host, with C names: thread blocks one after the other, the threads of a block within each step
-// too, in an order that the test sets. What the GPU would leave undefined is filled with NaN.
+// The GPU's drivers on the host, with C names: thread blocks one after the other, and within each step the threads of a
+// block, in an order that the test sets. What the GPU would leave undefined is filled with NaN.
 #include <algorithm>
 #include <cstring>
 #include <limits>

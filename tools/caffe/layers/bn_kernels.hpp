@@ -303,6 +303,13 @@ std::ptrdiff_t bn_channel_blocks(const Grid& grid, const BnShape& shape) {
   return (shape.channels + grid.threads() - 1) / grid.threads();
 }
 
+// y alone, from the statistics that bn_grid_batch_forward left.
+template <typename Grid, typename T>
+void bn_grid_batch_output(const Grid& grid, const BnShape& shape, std::ptrdiff_t slices, const T* x, const T* slope,
+                          const T* bias, const BnMean<T>* mean, const T* inv_std, T* y) {
+  grid.run(shape.channels * slices, BnOutput<T, BnMean<T>>{shape, slices, x, slope, bias, mean, inv_std, y});
+}
+
 template <typename Grid, typename T>
 void bn_grid_batch_forward(const Grid& grid, const BnShape& shape, std::ptrdiff_t slices, double* scratch, double eps,
                            double momentum, const T* x, const T* slope, const T* bias, T* y, BnMean<T>* mean,
@@ -310,7 +317,7 @@ void bn_grid_batch_forward(const Grid& grid, const BnShape& shape, std::ptrdiff_
   grid.run(shape.channels * slices, BnMoments<T>{shape, slices, x, scratch});
   grid.run(bn_channel_blocks(grid, shape), BnStatistics<T>{shape, slices, eps, momentum, x, scratch, mean, inv_std,
                                                            moving_mean, moving_inv_std});
-  grid.run(shape.channels * slices, BnOutput<T, BnMean<T>>{shape, slices, x, slope, bias, mean, inv_std, y});
+  bn_grid_batch_output(grid, shape, slices, x, slope, bias, mean, inv_std, y);
 }
 
 template <typename Grid, typename T>
