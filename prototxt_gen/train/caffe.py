@@ -124,9 +124,9 @@ def _choose(given: Optional[str], gpu: bool) -> Tuple[Path, str]:
                 raise Error(f"{origin} names no folder", folder)
             return Path(folder).absolute(), origin
     parts = caffe_build.ingredients()
-    for_cpu, with_cuda = caffe_build.cached(parts), caffe_build.cached_with_cuda()
-    found = [*with_cuda, for_cpu] if gpu else [for_cpu, *with_cuda]
-    root = next((one for one in found if one is not None), None)
+    root = caffe_build.cached(parts)
+    if gpu or root is None:
+        root = next(iter(caffe_build.cached_with_cuda()), root)
     if root is not None:
         return root, "built"
     stale = [f"{path} is stale: {', '.join(changed)} changed since it was made"
