@@ -14,6 +14,13 @@ from prototxt_gen.train import caffe_build as builder
 from prototxt_gen.train import caffe_source as sources
 
 
+# Another build than that for the CPU is put to the tests of tests/native with these: tools/check-cuda does so.
+def pytest_addoption(parser):
+    group = parser.getgroup("Caffe")
+    group.addoption("--caffe", metavar="DIR", help="test this Caffe [default: the build for the CPU, made if need be]")
+    group.addoption("--gpu", metavar="ID", help="let what runs pycaffe run on this GPU")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def temporary_files(tmp_path_factory):
     """Keep in pytest's folder what children leave in the system's where Caffe aborts them: nets, and glog's files.
@@ -45,9 +52,9 @@ def cli(cli_path):
 
 
 @pytest.fixture(scope="session")
-def caffe_build():
+def caffe_build(request):
     """The current build of Caffe as ``prototxt_gen.train.caffe`` describes it, made first when it is not there."""
-    return caffe.find(str(builder.build()))
+    return caffe.find(request.config.getoption("--caffe") or str(builder.build()))
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +66,15 @@ def caffe_source(caffe_build, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run_caffe_python(caffe_build):
+def run_caffe_python(caffe_build, request):
     """Run Python code, or a script's path, with pycaffe at hand, in a child: a failed CHECK aborts its process."""
+    gpu = request.config.getoption("--gpu")
 
     def run(code, *arguments, check=True, environment=None):
         start = [str(code)] if isinstance(code, os.PathLike) else ["-c", textwrap.dedent(code)]
+        if gpu is not None:
+            run_it = f"import runpy; runpy.run_path({start[0]!r}, run_name='__main__')" if len(start) == 1 else start[1]
+            start = ["-c", f"import caffe\ncaffe.set_device({int(gpu)})\ncaffe.set_mode_gpu()\n{run_it}"]
         settings = {"GLOG_minloglevel": "2", "OPENBLAS_NUM_THREADS": "1", **(environment or {})}
         done = subprocess.run([sys.executable, *start, *map(str, arguments)], capture_output=True, text=True,
                               env={**caffe.child_environment(caffe_build), **settings})

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, List, Optional
 
 import click
 
+from prototxt_gen.core.errors import Error
 from prototxt_gen.train import caffe as finder
-from prototxt_gen.train import caffe_build
+from prototxt_gen.train import caffe_build, caffe_cuda
 from prototxt_gen.train.preflight import OWN_LAYERS
 
 
@@ -24,27 +26,52 @@ def caffe() -> None:
               help="Caffe's source distribution, where you have it already.  [default: pip downloads it]")
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once.  [default: one per core]")
 @click.option("--force", is_flag=True, help="Build again, even if a current build is there.")
-def build(source: Optional[Path], jobs: Optional[int], force: bool) -> None:
+@click.option("--cuda", is_flag=True, help="Build for NVIDIA's GPUs, too. Needs nvcc, cuBLAS and cuRAND.")
+@click.option("--arch", "archs", metavar="LIST", help="With --cuda: compute capabilities, such as 75,80,90. GPUs that "
+              f"are newer translate the highest.  [default: {','.join(map(str, caffe_cuda.DEFAULT_ARCHS))}]")
+@click.option("--nccl", is_flag=True, help="With --cuda: train on several GPUs.")
+@click.option("--cudnn", is_flag=True, help="With --cuda: layers by cuDNN. Such a build needs a GPU for CPU work, too.")
+def build(
+    source: Optional[Path], jobs: Optional[int], force: bool, cuda: bool, archs: Optional[str], nccl: bool, cudnn: bool
+) -> None:
     """Build Caffe with BN, Interp and AugmentedData into the cache, and print its folder.
 
     Takes some minutes the first time. A later call builds again only when something that goes in has changed: this
     tool's layers or schema, Python, the compiler, a library.
+
+    A build with --cuda lies beside the one for the CPU and is what --gpu uses. What the CUDA toolkit lacks may come
+    from PyPI: nvidia-cublas, nvidia-curand and nvidia-nccl-cu13 for CUDA 13.
     """
+    options = _cuda_options(cuda, archs, nccl, cudnn)
     progress = ProgressLine()
     try:
-        root = caffe_build.build(source=source, jobs=jobs, force=force, progress=progress)
+        root = caffe_build.build(source=source, jobs=jobs, force=force, cuda=options, progress=progress)
     finally:
         progress.end()
     click.echo(root)
 
 
+def _cuda_options(cuda: bool, archs: Optional[str], nccl: bool, cudnn: bool) -> Optional[caffe_cuda.CudaOptions]:
+    given = [name for name, value in (("--arch", archs), ("--nccl", nccl), ("--cudnn", cudnn)) if value]
+    if not cuda:
+        if given:
+            raise Error(f"{given[0]} wants --cuda")
+        return None
+    if archs is None:
+        return caffe_cuda.CudaOptions(nccl=nccl, cudnn=cudnn)
+    if not re.fullmatch(r"\d{2,3}(,\d{2,3})*", archs):
+        raise Error(f"--arch {archs} names no compute capabilities", hint="write them without dots, such as 75,80,90")
+    return caffe_cuda.CudaOptions(tuple(map(int, archs.split(","))), nccl, cudnn)
+
+
 @caffe.command("info", short_help="Show which Caffe is used.")
 @click.option("--caffe", "given", metavar="DIR", help="A Caffe of your own.  [default: CAFFE_ROOT, else the one built]")
+@click.option("--gpu", is_flag=True, help="The one that a GPU would be used with.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def info(given: Optional[str], as_json: bool) -> int:
+def info(given: Optional[str], gpu: bool, as_json: bool) -> int:
     """Show which Caffe is used, where it lies and what it can do; exit 1 if there is none."""
     try:
-        found = finder.find(given)
+        found = finder.find(given, gpu)
     except finder.NoCaffe as error:
         if as_json:
             click.echo(_document({"found": False, "reason": error.what, "hint": error.hint}))
@@ -68,7 +95,7 @@ def _lines(found: finder.Caffe) -> List[str]:
         ("pycaffe", str(found.pycaffe)),
         ("version", found.version or "unknown"),
         ("dialect", found.dialect or "unknown"),
-        ("CUDA", "yes" if found.cuda else "no"),
+        ("CUDA", _cuda(found)),
         ("layers", f"{len(found.layers)} types; " + "; ".join(
             [f"with {', '.join(own)}"] * bool(own) + [f"without {', '.join(lacks)}"] * bool(lacks))),
     ]
@@ -77,6 +104,13 @@ def _lines(found: finder.Caffe) -> List[str]:
                                 f"them; pip install 'prototxt-gen[pycaffe]'"))
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def _cuda(found: finder.Caffe) -> str:
+    if not found.cuda:
+        return "no"
+    parts = [found.toolkit or "yes", *[f"compute capability {', '.join(map(str, found.archs))}"] * bool(found.archs)]
+    return "; ".join([*parts, "with NCCL" if found.nccl else "without NCCL"])
 
 
 class ProgressLine:

@@ -55,7 +55,7 @@ def test(
 
     if cpu and gpu is not None:
         raise Error("--cpu and --gpu exclude one another")
-    caffe = caffes.find(root)
+    caffe = caffes.find(root, gpu is not None)
     where = display_name(net)
     model = add_weights(load_net(net), weights)
     job = testing.plan(

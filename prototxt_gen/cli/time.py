@@ -47,7 +47,7 @@ def time(
 
     if cpu and gpu is not None:
         raise Error("--cpu and --gpu exclude one another")
-    caffe = caffes.find(root)
+    caffe = caffes.find(root, gpu is not None)
     job = timing.plan(load_net(net), caffe, batch_size=batch_size, iterations=iterations, forward_only=forward_only,
                       given=input_shapes(inputs), where=display_name(net))
     with Progress("iterations") as progress:

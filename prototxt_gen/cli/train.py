@@ -14,7 +14,7 @@ from prototxt_gen.cli.arguments import assignments
 from prototxt_gen.core.errors import Error
 from prototxt_gen.spec.lean import SHARING
 from prototxt_gen.train import caffe as caffes
-from prototxt_gen.train import launch
+from prototxt_gen.train import gpus, launch
 
 INTERRUPTED = 130
 # Makes the folder itself (PG402), and settles the prefix as Caffe does (PG403).
@@ -65,7 +65,8 @@ def train(
         raise Error("--iter-size auto wants --total-batch", hint="say how many images an update is to see")
     if total_batch is not None and "iter_size" in changes:
         raise Error("--total-batch sets iter_size, which is given too", hint="leave one of them out")
-    plan = launch.plan(solver, caffes.find(root), cpu=cpu, gpu=gpu, snapshot=snapshot, weights=weights, log=log,
+    caffe = caffes.find(root, gpus.wanted(solver, folder, changes, cpu, gpu))
+    plan = launch.plan(solver, caffe, cpu=cpu, gpu=gpu, snapshot=snapshot, weights=weights, log=log,
                        resume=resume, settings=changes, total_batch=total_batch, folder=folder, engine=engine,
                        memory=memory)
     if not no_lint:

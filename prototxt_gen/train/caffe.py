@@ -1,7 +1,8 @@
 """Finds a Caffe and tells what it can do.
 
 Looked at in this order, and the first that is given or there is taken: the folder given (``--caffe DIR``), the folder
-in ``$CAFFE_ROOT``, the build in the cache that was made from what is here now.
+in ``$CAFFE_ROOT``, a build in the cache that was made from what is here now: the one for the CPU before those with
+CUDA, where a GPU is to be used after them; of those with CUDA the one made last.
 
 A build made from something else (another Python, a changed layer, a newer library) is named as stale and not taken. A
 ``caffe`` that happens to be on PATH is not looked at: nothing says where its pycaffe lies, and it seldom has BN and
@@ -29,6 +30,7 @@ PYCAFFES = ("python", "../python", "build/install/python", "lib/python*/site-pac
 # What pycaffe's own modules import.
 PYCAFFE_NEEDS = ("google.protobuf", "numpy", "scipy", "six", "skimage")
 BUILD_HINT = "prototxt-gen caffe build makes one; --caffe DIR or CAFFE_ROOT names one that you have"
+CUDA_HINT = "prototxt-gen caffe build --cuda makes one for GPUs; --caffe DIR names one that you have"
 
 # Runs in a child process, because a library that does not fit aborts the process that loads it. pycaffe's __init__ is
 # stepped around: what it imports beside Caffe is not needed here.
@@ -75,7 +77,8 @@ class Caffe:
 
     ``pycaffe`` is the folder for PYTHONPATH. ``origin`` is '--caffe', 'CAFFE_ROOT' or 'built'. ``dialect`` names the
     dialect whose numbers its schema uses, None where no dialect fits. ``layers`` are the registered layer types.
-    ``missing_modules`` are what this Python lacks for ``import caffe``.
+    ``missing_modules`` are what this Python lacks for ``import caffe``. ``toolkit`` and ``archs`` are CUDA's version
+    and the compute capabilities times ten that it was built for, as far as a record tells.
     """
 
     root: Path
@@ -88,6 +91,8 @@ class Caffe:
     nccl: bool
     layers: Tuple[str, ...]
     missing_modules: Tuple[str, ...]
+    toolkit: Optional[str] = None
+    archs: Tuple[int, ...] = ()
 
     def as_json(self) -> Dict[str, Any]:
         """Return everything as plain data, with ``found`` true."""
@@ -95,12 +100,12 @@ class Caffe:
                                   for name, value in dataclasses.asdict(self).items()}}
 
 
-def find(given: Optional[str] = None) -> Caffe:
-    """Return the Caffe to use; ``given`` is the folder from ``--caffe``.
+def find(given: Optional[str] = None, gpu: bool = False) -> Caffe:
+    """Return the Caffe to use; ``given`` is the folder from ``--caffe``, ``gpu`` tells that a GPU is to be used.
 
     Raises NoCaffe when there is none at all, and Error when the one that is named is none, or cannot be loaded.
     """
-    root, origin = _choose(given)
+    root, origin = _choose(given, gpu)
     binary, pycaffe = _first_file(root, BINARIES), _first_pycaffe(root)
     if binary is None:
         looked = ", ".join(BINARIES)
@@ -111,10 +116,12 @@ def find(given: Optional[str] = None) -> Caffe:
     facts = _probe(pycaffe)
     fields = facts.pop("fields")
     facts["layers"], facts["missing_modules"] = tuple(facts["layers"]), tuple(facts["missing_modules"])
-    return Caffe(root=root, binary=binary, pycaffe=pycaffe, origin=origin, dialect=_dialect_of(fields), **facts)
+    options = caffe_build.record(root).get("options", {}) if facts["cuda"] else {}
+    return Caffe(root=root, binary=binary, pycaffe=pycaffe, origin=origin, dialect=_dialect_of(fields),
+                 toolkit=options.get("cuda"), archs=tuple(options.get("archs", ())), **facts)
 
 
-def _choose(given: Optional[str]) -> Tuple[Path, str]:
+def _choose(given: Optional[str], gpu: bool) -> Tuple[Path, str]:
     for folder, origin in ((given, "--caffe"), (os.environ.get("CAFFE_ROOT"), "CAFFE_ROOT")):
         if folder:
             if not Path(folder).is_dir():
@@ -122,6 +129,8 @@ def _choose(given: Optional[str]) -> Tuple[Path, str]:
             return Path(folder).absolute(), origin
     parts = caffe_build.ingredients()
     root = caffe_build.cached(parts)
+    if gpu or root is None:
+        root = next(iter(caffe_build.cached_with_cuda()), root)
     if root is not None:
         return root, "built"
     stale = [f"{path} is stale: {', '.join(changed)} changed since it was made"

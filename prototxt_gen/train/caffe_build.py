@@ -25,7 +25,8 @@ from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from prototxt_gen.core.dialects import PROTO_FILE
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train import caffe_needs, caffe_source
+from prototxt_gen.train import caffe_cuda, caffe_needs, caffe_source
+from prototxt_gen.train.caffe_cuda import CudaOptions, Toolkit
 
 # Called with what is being done, and how many of how many steps of it are done; both are 0 where nobody counts.
 Progress = Callable[[str, int, int], None]
@@ -43,10 +44,22 @@ def cache_dir() -> Path:
     return Path(home) / "prototxt-gen" / "caffe"
 
 
-def ingredients() -> Dict[str, Any]:
-    """Return everything that goes into a build here and now."""
+def ingredients(cuda: Optional[CudaOptions] = None) -> Dict[str, Any]:
+    """Return everything that goes into a build here and now. Raises Error where CUDA is asked for and is not there."""
+    return _ingredients(cuda, None if cuda is None else caffe_cuda.find(cuda))
+
+
+def _ingredients(cuda: Optional[CudaOptions], toolkit: Optional[Toolkit]) -> Dict[str, Any]:
+    options = {"cuda": False} if cuda is None else caffe_cuda.ingredients(cuda, toolkit)
+    return {**_common(cuda is not None), "options": options}
+
+
+def _common(with_kernels: bool) -> Dict[str, Any]:
+    """Return the ingredients without the options."""
     native = caffe_source.NATIVE_DIR
     sources = [native / "CMakeLists.txt", *sorted(native.glob("layers/*.?pp")), *sorted(native.glob("memory/*.?pp"))]
+    if with_kernels:
+        sources += [*sorted(native.glob("layers/*.cu")), *sorted(native.glob("cuda/*"))]
     code = hashlib.sha256()
     for path in sources:
         code.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -59,7 +72,6 @@ def ingredients() -> Dict[str, Any]:
         "compiler": caffe_needs.compiler_version(),
         "machine": platform.machine(),
         "packages": caffe_needs.versions(),
-        "options": {"cuda": False},
     }
 
 
@@ -71,21 +83,45 @@ def key_of(parts: Dict[str, Any]) -> str:
 def cached(parts: Dict[str, Any]) -> Optional[Path]:
     """Return the finished build with exactly these ingredients."""
     root = cache_dir() / key_of(parts)
-    whole = all((root / name).is_file() for name in (RECORD, "bin/caffe"))
-    return root if whole else None
+    return root if _is_whole(root) else None
+
+
+def _is_whole(root: Path) -> bool:
+    return all((root / name).is_file() for name in (RECORD, "bin/caffe"))
+
+
+def cached_with_cuda() -> List[Path]:
+    """Return the finished builds with CUDA that are current whatever their options are, the newest first.
+
+    What they were compiled with is not asked for: a machine that only runs them needs no nvcc.
+    """
+    common = _common(with_kernels=True)
+    found = []
+    for path in cache_dir().glob(f"*/{RECORD}"):
+        was = record(path.parent)
+        options = was.get("options", {})
+        if options.get("cuda") and was == {**common, "options": options} and _is_whole(path.parent):
+            found.append((path.stat().st_mtime_ns, path.parent))
+    return [root for _, root in sorted(found, reverse=True)]
+
+
+def record(root: Path) -> Dict[str, Any]:
+    """Return the ingredients of the build in a folder, nothing where they are not to be read."""
+    try:
+        was = json.loads((root / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return was if isinstance(was, dict) else {}
 
 
 def stale(parts: Dict[str, Any]) -> Dict[Path, List[str]]:
     """Return every other finished build with the names of the ingredients that differ from ``parts``."""
     found = {}
-    for record in sorted(cache_dir().glob(f"*/{RECORD}")):
-        try:
-            was = json.loads(record.read_text())
-            changed = [name for name in parts if was.get(name) != parts[name]]
-        except (OSError, ValueError, AttributeError):
-            changed = [RECORD]
+    for path in sorted(cache_dir().glob(f"*/{RECORD}")):
+        was = record(path.parent)
+        changed = [name for name in parts if was.get(name) != parts[name]] if was else [RECORD]
         if changed:
-            found[record.parent] = changed
+            found[path.parent] = changed
     return found
 
 
@@ -93,14 +129,16 @@ def build(
     source: Optional[Path] = None,
     jobs: Optional[int] = None,
     force: bool = False,
+    cuda: Optional[CudaOptions] = None,
     progress: Progress = lambda what, done, total: None,
 ) -> Path:
     """Return the root of a current build, making it first unless it is there and ``force`` is off.
 
     ``source`` is the source distribution where it is at hand; else pip downloads it. ``jobs`` defaults to one for each
-    core, and at most one for each GiB of memory.
+    core, and at most one for each GiB of memory. Without ``cuda`` the build is for the CPU only.
     """
-    parts = ingredients()
+    toolkit = None if cuda is None else caffe_cuda.find(cuda)
+    parts = _ingredients(cuda, toolkit)
     found = cached(parts)
     if found and not force:
         return found
@@ -118,7 +156,8 @@ def build(
         if source is None:
             progress("fetching Caffe's source", 0, 0)
             source = caffe_source.fetch(folder)
-        return _build(folder / key_of(parts), parts, source, jobs or default_jobs(), lock, progress)
+        wanted = {"CPU_ONLY": "ON"} if cuda is None else caffe_cuda.settings(cuda, toolkit)
+        return _build(folder / key_of(parts), parts, source, jobs or default_jobs(), wanted, lock, progress)
 
 
 def default_jobs() -> int:
@@ -139,7 +178,9 @@ def _lock(folder: Path, progress: Progress) -> Iterator[int]:
         yield file.fileno()
 
 
-def _build(root: Path, parts: Dict[str, Any], source: Path, jobs: int, lock: int, progress: Progress) -> Path:
+def _build(
+    root: Path, parts: Dict[str, Any], source: Path, jobs: int, wanted: Dict[str, Any], lock: int, progress: Progress
+) -> Path:
     work = root.with_name(f"{root.name}.partial")
     install = work / "install"
     # The log of a build that failed must outlive its folder.
@@ -148,7 +189,7 @@ def _build(root: Path, parts: Dict[str, Any], source: Path, jobs: int, lock: int
     try:
         caffe_source.unpack(source, work / "source")
         progress("configuring Caffe", 0, 0)
-        _run(_configure_command(work), log, lock, progress)
+        _run(_configure_command(work, wanted), log, lock, progress)
         _run(["cmake", "--build", str(work / "build"), "--parallel", str(jobs)], log, lock, progress)
         _run(["cmake", "--install", str(work / "build"), "--prefix", str(install)], log, lock, progress)
         shutil.copyfile(log, install / LOG)
@@ -162,13 +203,13 @@ def _build(root: Path, parts: Dict[str, Any], source: Path, jobs: int, lock: int
     return root
 
 
-def _configure_command(work: Path) -> List[str]:
+def _configure_command(work: Path, wanted: Dict[str, Any]) -> List[str]:
     settings = {
         "CAFFE_SOURCE": work / "source",
         "CAFFE_PROTO": PROTO_FILE,
         "CMAKE_BUILD_TYPE": "Release",
-        "CPU_ONLY": "ON",
         "Python_EXECUTABLE": sys.executable,
+        **wanted,
     }
     defined = [f"-D{name}={value}" for name, value in settings.items()]
     return ["cmake", "-G", "Ninja", "-S", str(caffe_source.NATIVE_DIR), "-B", str(work / "build"), *defined]

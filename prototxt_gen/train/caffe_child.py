@@ -19,8 +19,9 @@ import types
 from pathlib import Path
 from typing import Any, Dict, Optional
 
-from prototxt_gen.core.errors import CaffeError, Error
+from prototxt_gen.core.errors import CaffeError
 from prototxt_gen.train.caffe import Caffe, child_environment
+from prototxt_gen.train.gpus import check_built, check_usable
 
 MEMORY_HINT = "memory ran out, it seems: a smaller --batch-size needs less"
 SAID_BYTES = 1 << 16
@@ -28,9 +29,10 @@ EXCEPTION = re.compile(r"[\w.]*(Error|Exception)\b")
 
 
 def check_device(caffe: Caffe, gpu: Optional[int]) -> None:
-    """Raise Error where a GPU is asked of a Caffe that has none."""
-    if gpu is not None and not caffe.cuda:
-        raise Error("this Caffe was built for the CPU only", str(caffe.binary), "leave --gpu out")
+    """Raise Error where a GPU is asked for that this Caffe was not built for, or cannot use."""
+    if gpu is not None:
+        check_built(caffe, str(gpu))
+        check_usable(caffe, str(gpu))
 
 
 class Child:

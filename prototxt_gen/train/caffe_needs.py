@@ -135,7 +135,7 @@ def versions() -> Dict[str, str]:
         return packages
     found = {}
     for name in ("protobuf", "libglog", "gflags", "openblas", "lmdb", "hdf5", "opencv4"):
-        done = _output(["pkg-config", "--modversion", name])
+        done = output(["pkg-config", "--modversion", name])
         if done:
             found[name] = done.strip()
     return found
@@ -143,16 +143,16 @@ def versions() -> Dict[str, str]:
 
 def _debian_versions() -> Dict[str, str]:
     command = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status} ${Version}\\n", *HEADERS]
-    rows: List[Tuple[str, ...]] = [tuple(line.split()) for line in _output(command).splitlines()]
+    rows: List[Tuple[str, ...]] = [tuple(line.split()) for line in output(command).splitlines()]
     return {row[0]: row[2] for row in rows if len(row) == 3 and row[1] == "installed"}
 
 
 def compiler_version() -> str:
     """Return the first line that the compiler says of itself."""
-    return _output([*compiler(), "--version"]).partition("\n")[0]
+    return output([*compiler(), "--version"]).partition("\n")[0]
 
 
-def _output(command: List[str]) -> str:
+def output(command: List[str]) -> str:
     """Return what a command prints, whatever its exit status; nothing when it does not exist."""
     try:
         return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout

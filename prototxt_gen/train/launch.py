@@ -25,6 +25,7 @@ from prototxt_gen.core.io import dumps, read_text, write_text
 from prototxt_gen.spec.lean import PLAIN
 from prototxt_gen.train import launch_failures, preflight, preflight_run, run_folder, run_resume, run_skip
 from prototxt_gen.train.caffe import LOG_SETTINGS, Caffe
+from prototxt_gen.train.gpus import check_built, check_usable, says_gpu
 from prototxt_gen.train.launch_process import Echo, Notice, Stops, Tee, follow, start
 from prototxt_gen.train.logs_live import LiveLog
 from prototxt_gen.train.solver import with_settings
@@ -41,7 +42,7 @@ class Plan:
     ``solver_text`` is the solver to write to ``solver_file`` before the start, or None when Caffe gets the user's own.
     ``nets`` are paths and texts to write besides. ``lint_text`` and ``lint_file`` are the solver as lint is to see it,
     ``told`` facts and warnings for the user. ``folder`` is the run's, ``record`` what it held before.
-    ``memory`` tells how blobs share it (spec.lean).
+    ``memory`` tells how blobs share it (spec.lean), ``gpu_ids`` names the GPUs, None for the CPU.
     """
 
     command: Tuple[str, ...]
@@ -60,6 +61,7 @@ class Plan:
     folder: Optional[str] = None
     record: Optional[Mapping[str, Any]] = None
     memory: str = PLAIN
+    gpu_ids: Optional[str] = None
 
     @property
     def environment(self) -> Dict[str, str]:
@@ -112,8 +114,8 @@ def plan(
     preflight.check_method(given, path)
     settings = dict(settings or {})
     solver = _changed(given, settings)
-    wants_gpu = _wants_gpu(solver)
-    _check_gpu(path, caffe, gpu, wants_gpu and gpu is None and not cpu)
+    wants_gpu = says_gpu(solver)
+    check_built(caffe, gpu, path, wants_gpu and gpu is None and not cpu)
     gpu_ids = str(solver.device_id) if wants_gpu and gpu is None and not cpu else gpu
     places = preflight_run.gpu_places(gpu_ids) if gpu_ids is not None else [preflight_run.computer()]
     gpus = 1 if gpu_ids is None else max(1, len(places)) if gpu_ids == "all" else gpu_ids.count(",") + 1
@@ -168,7 +170,7 @@ def plan(
             solver_file, solver_text = _solver_copy(solver, given, path, prefix, None, False)
     command = _command(caffe, engine, solver_file, gpu, gpu_ids, snapshot, weights)
     return Plan(command, solver_file, solver_text, prefix, log, caffe, snapshot, settings, gpus, lint_text, lint_file,
-                tuple(told), tuple(written), folder, record, memory)
+                tuple(told), tuple(written), folder, record, memory, gpu_ids)
 
 
 def _check_options(
@@ -184,18 +186,6 @@ def _check_options(
         raise Error(f"--gpu {gpu} names no GPUs", hint="write 'all', or ids such as 0,1")
 
 
-def _check_gpu(solver_path: str, caffe: Caffe, gpu: Optional[str], solver_wants_gpu: bool) -> None:
-    if caffe.cuda and gpu is not None and "," in gpu and not caffe.nccl:
-        raise Error("this Caffe was built without NCCL and trains on one GPU only", str(caffe.binary))
-    if caffe.cuda:
-        return
-    what = "this Caffe was built for the CPU only"
-    if gpu is not None:
-        raise Error(what, str(caffe.binary), "leave --gpu out, or build one with CUDA")
-    if solver_wants_gpu:
-        raise Error(f"solver_mode is GPU, and {what}", solver_path, "--cpu trains on the CPU")
-
-
 def _iter_size(total_batch: int, net: preflight.UsedNet, gpus: int) -> int:
     """Return iter_size for the images wanted in an update: total_batch = batch x iter_size x GPUs."""
     batch = preflight_run.train_batch(net)
@@ -209,14 +199,9 @@ def _iter_size(total_batch: int, net: preflight.UsedNet, gpus: int) -> int:
 
 def _changed(solver: Any, settings: Mapping[str, str], cpu: bool = False) -> Any:
     changed = with_settings(solver, settings) if settings else type(solver).FromString(solver.SerializeToString())
-    if cpu and _wants_gpu(changed):
+    if cpu and says_gpu(changed):
         changed.solver_mode = preflight.CPU
     return changed
-
-
-def _wants_gpu(solver: Any) -> bool:
-    # The schema's default is GPU, and caffe train takes only what is written.
-    return solver.HasField("solver_mode") and solver.solver_mode == preflight.GPU
 
 
 def _explicit_iteration(snapshot: Optional[str], solver: Any, net: preflight.UsedNet) -> int:
@@ -268,8 +253,11 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
 
     ``echo`` gets those of its lines that one watches a training by; with ``verbose`` all, as they come. ``arguments``
     are those of the command line, for the run's record.
-    Raises CaffeError when Caffe fails, and Error when a folder or file for its results cannot be written.
+    Raises CaffeError when Caffe fails, and Error when it cannot use the GPUs, or when a folder or file for its results
+    cannot be written.
     """
+    if plan.gpu_ids is not None:
+        check_usable(plan.caffe, plan.gpu_ids)
     log, stops = LiveLog(), Stops()
     with ExitStack() as stack:
         lock = None if plan.folder is None else stack.enter_context(run_folder.locked(plan.folder))

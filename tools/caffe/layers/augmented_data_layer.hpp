@@ -26,7 +26,7 @@ namespace caffe {
 // next position that can be takes its place as well as its own.
 //
 // Its threads use neither CUDA nor Caffe's state; they are not Caffe's InternalThread, which wants a GPU in GPU builds.
-// Without Forward_gpu, Caffe hands the batch to the GPU from host memory that it allocated as page-locked in GPU mode.
+// In GPU mode the batches lie in page-locked memory, and the next one goes to the GPU while it computes with this one.
 template <typename Dtype>
 class AugmentedDataLayer : public Layer<Dtype> {
  public:
@@ -44,6 +44,11 @@ class AugmentedDataLayer : public Layer<Dtype> {
   void Forward_cpu(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) override;
   void Backward_cpu(const std::vector<Blob<Dtype>*>& top, const std::vector<bool>& propagate_down,
                     const std::vector<Blob<Dtype>*>& bottom) override {}
+#ifndef CPU_ONLY
+  void Forward_gpu(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) override;
+  void Backward_gpu(const std::vector<Blob<Dtype>*>& top, const std::vector<bool>& propagate_down,
+                    const std::vector<Blob<Dtype>*>& bottom) override {}
+#endif
 
  private:
   struct Batch {
@@ -84,6 +89,10 @@ class AugmentedDataLayer : public Layer<Dtype> {
   std::set<std::uint64_t> skipped_;
   std::vector<std::unique_ptr<Batch>> batches_;
   std::vector<std::unique_ptr<Worker>> workers_;
+#ifndef CPU_ONLY
+  class Transfer;
+  std::shared_ptr<Transfer> transfer_;  // made by the first Forward_gpu
+#endif
   // Last, so that its threads end before what they use.
   std::unique_ptr<prototxt_gen::BatchQueue> queue_;
 };

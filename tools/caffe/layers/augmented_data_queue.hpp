@@ -47,6 +47,12 @@ class BatchQueue {
     return taken_++;
   }
 
+  // Whether next() would not wait. Until it is called, the buffer of its batch may be read, too.
+  bool ready() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return taken_ < released_ + buffers_ && made_[taken_ % buffers_] == items_;
+  }
+
  private:
   void work(int thread) {
     std::unique_lock<std::mutex> lock(mutex_);

@@ -206,8 +206,10 @@ void bn_batch_forward(const BnShape& shape, double eps, double momentum, const T
 template <typename T>
 void bn_batch_output(const BnShape& shape, const T* x, const T* slope, const T* bias, const BnMean<T>* mean,
                      const T* inv_std, T* y) {
-  parallel_for(shape.channels, worth_threads(shape), [&](std::ptrdiff_t c) {
-    channel_output(Channel{shape, c}, x, mean[c], slope[c] * inv_std[c], bias[c], y);
+  for_groups<T>(shape, [&](const Group<T>& group) {
+    write_group(group, y, [&](std::ptrdiff_t at, std::ptrdiff_t c, std::ptrdiff_t count, T* out) {
+      write_output(x + at, count, mean[c], slope[c] * inv_std[c], bias[c], out);
+    });
   });
 }
 

@@ -1,21 +1,9 @@
 #include "bn_layer.hpp"
 
-#include "bn_cpu.hpp"
 #include "caffe/filler.hpp"
 #include "caffe/util/math_functions.hpp"
 
 namespace caffe {
-
-namespace {
-
-enum { kSlope, kBias, kMovingMean, kMovingInvStd, kBlobs };
-
-template <typename Dtype>
-prototxt_gen::BnShape ShapeOf(const Blob<Dtype>& blob) {
-  return {blob.shape(0), blob.shape(1), blob.count(2)};
-}
-
-}  // namespace
 
 template <typename Dtype>
 void BNLayer<Dtype>::LayerSetUp(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) {
@@ -91,8 +79,8 @@ void BNLayer<Dtype>::Reshape(const std::vector<Blob<Dtype>*>& bottom, const std:
     top[0]->ReshapeLike(*bottom[0]);
   }
   if (uses_batch()) {
-    mean_.resize(channels);
-    inv_std_.resize(channels);
+    mean_.Reshape({channels, 2});
+    inv_std_.Reshape({channels});
     if (bottom[0] == top[0]) {
       input_.ReshapeLike(*bottom[0]);
     }
@@ -114,21 +102,41 @@ void BNLayer<Dtype>::Forward_cpu(const std::vector<Blob<Dtype>*>& bottom, const 
     caffe_copy(bottom[0]->count(), x, input_.mutable_cpu_data());
     x = input_.cpu_data();
   }
-  prototxt_gen::bn_batch_forward(shape, eps_, momentum_, x, slope, bias, top[0]->mutable_cpu_data(), mean_.data(),
-                                 inv_std_.data(), this->blobs_[kMovingMean]->mutable_cpu_data(),
+  prototxt_gen::bn_batch_forward(shape, eps_, momentum_, x, slope, bias, top[0]->mutable_cpu_data(),
+                                 reinterpret_cast<prototxt_gen::BnMean<Dtype>*>(mean_.mutable_cpu_data()),
+                                 inv_std_.mutable_cpu_data(), this->blobs_[kMovingMean]->mutable_cpu_data(),
                                  this->blobs_[kMovingInvStd]->mutable_cpu_data());
 }
 
 template <typename Dtype>
 void BNLayer<Dtype>::Recompute(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) {
   CHECK(bottom[0] != top[0]) << "layer '" << this->layer_param_.name() << "': in place, BN has no input to start from";
+#ifndef CPU_ONLY
+  if (Caffe::mode() == Caffe::GPU) {
+    Recompute_gpu(bottom, top);
+    return;
+  }
+#endif
   if (!uses_batch()) {
     Forward_cpu(bottom, top);
     return;
   }
   prototxt_gen::bn_batch_output(ShapeOf(*bottom[0]), bottom[0]->cpu_data(), this->blobs_[kSlope]->cpu_data(),
-                                this->blobs_[kBias]->cpu_data(), mean_.data(), inv_std_.data(),
-                                top[0]->mutable_cpu_data());
+                                this->blobs_[kBias]->cpu_data(),
+                                reinterpret_cast<const prototxt_gen::BnMean<Dtype>*>(mean_.cpu_data()),
+                                inv_std_.cpu_data(), top[0]->mutable_cpu_data());
+}
+
+template <typename Dtype>
+bool BNLayer<Dtype>::SlopeDiffWanted(bool in_place) {
+  const bool wanted = !frozen_ && this->param_propagate_down(kSlope);
+  if (wanted && in_place && !uses_batch()) {
+    // Keeping x here would cost every net that is only being tested a copy of it.
+    LOG_FIRST_N(WARNING, 1) << "layer '" << this->layer_param_.name()
+                            << "': in place and in the TEST phase, BN does not compute the difference of its slope";
+    return false;
+  }
+  return wanted;
 }
 
 // In the TEST phase, too, the differences are those of what was computed: dx = dy g v.
@@ -137,23 +145,17 @@ void BNLayer<Dtype>::Backward_cpu(const std::vector<Blob<Dtype>*>& top, const st
                                   const std::vector<Blob<Dtype>*>& bottom) {
   const auto shape = ShapeOf(*bottom[0]);
   const bool in_place = bottom[0] == top[0];
-  const bool slope_wanted = !frozen_ && this->param_propagate_down(kSlope);
-  const bool bias_wanted = !frozen_ && this->param_propagate_down(kBias);
   const Dtype* const slope = this->blobs_[kSlope]->cpu_data();
   const Dtype* const dy = top[0]->cpu_diff();
   Dtype* const dx = propagate_down[0] ? bottom[0]->mutable_cpu_diff() : nullptr;
-  Dtype* slope_diff = slope_wanted ? this->blobs_[kSlope]->mutable_cpu_diff() : nullptr;
-  Dtype* const bias_diff = bias_wanted ? this->blobs_[kBias]->mutable_cpu_diff() : nullptr;
+  Dtype* const slope_diff = SlopeDiffWanted(in_place) ? this->blobs_[kSlope]->mutable_cpu_diff() : nullptr;
+  Dtype* const bias_diff = BiasDiffWanted() ? this->blobs_[kBias]->mutable_cpu_diff() : nullptr;
   if (uses_batch()) {
     const Dtype* const x = in_place ? input_.cpu_data() : bottom[0]->cpu_data();
-    prototxt_gen::bn_batch_backward(shape, x, dy, slope, mean_.data(), inv_std_.data(), slope_diff, bias_diff, dx);
+    prototxt_gen::bn_batch_backward(shape, x, dy, slope,
+                                    reinterpret_cast<const prototxt_gen::BnMean<Dtype>*>(mean_.cpu_data()),
+                                    inv_std_.cpu_data(), slope_diff, bias_diff, dx);
     return;
-  }
-  if (in_place && slope_diff) {
-    // Keeping x here would cost every net that is only being tested a copy of it.
-    LOG_FIRST_N(WARNING, 1) << "layer '" << this->layer_param_.name()
-                            << "': in place and in the TEST phase, BN does not compute the difference of its slope";
-    slope_diff = nullptr;
   }
   prototxt_gen::bn_fixed_backward(shape, bottom[0]->cpu_data(), dy, slope, this->blobs_[kMovingMean]->cpu_data(),
                                   this->blobs_[kMovingInvStd]->cpu_data(), slope_diff, bias_diff, dx);

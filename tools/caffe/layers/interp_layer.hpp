@@ -13,8 +13,6 @@ namespace caffe {
 
 // The output size comes from exactly one of: a second bottom (its height and width only; its difference is never
 // written), zoom_factor, shrink_factor, height and width. pad_beg and pad_end, zero or negative, crop the input first.
-//
-// Without Forward_gpu and Backward_gpu, Caffe runs the CPU functions in GPU mode too; interp_layer.cu is their place.
 template <typename Dtype>
 class InterpLayer : public Layer<Dtype> {
  public:
@@ -32,6 +30,11 @@ class InterpLayer : public Layer<Dtype> {
   void Forward_cpu(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) override;
   void Backward_cpu(const std::vector<Blob<Dtype>*>& top, const std::vector<bool>& propagate_down,
                     const std::vector<Blob<Dtype>*>& bottom) override;
+#ifndef CPU_ONLY
+  void Forward_gpu(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) override;
+  void Backward_gpu(const std::vector<Blob<Dtype>*>& top, const std::vector<bool>& propagate_down,
+                    const std::vector<Blob<Dtype>*>& bottom) override;
+#endif
 
  private:
   prototxt_gen::InterpShape shape_;
