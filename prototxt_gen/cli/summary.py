@@ -182,8 +182,8 @@ def _memory_lines(info: Any, need: Any, lean: Optional[int]) -> List[str]:
     parts = [(name, value) for name, value in need.by_purpose().items() if value]
     for name, value in [*parts, ("total", need.total)]:
         lines.append(f"  {name:26}{value / 2**20:>12.1f} MiB")
-    if need.unwritten:
-        lines.append(f"  (on the CPU {need.resident / 2**20:.1f} MiB are resident: the rest is never written)")
+    if need.gpu_only:
+        lines.append(f"  (on the CPU {need.resident / 2**20:.1f} MiB: convolutions keep no columns there)")
     if lean is not None and info.phase == TRAIN:
         lines.append(f"  (train --memory lean needs {lean / 2**20:.1f} MiB; --lean shows it)")
     if need.fork_bn and lean is not None:

@@ -39,7 +39,7 @@ FORK_BN_ARRAYS = 2  # of the input's size: one for broadcasting, one for the nor
 class Memory:
     """Bytes by purpose. ``fork_bn`` is what BN of the authors' fork would keep besides; it is not part of the total.
 
-    ``unwritten`` is the part of the buffers that is never written.
+    ``gpu_only`` is the part of the buffers that our Caffe leaves alone on the CPU.
     """
 
     activations: int
@@ -51,7 +51,7 @@ class Memory:
     parameter_differences: int
     solver: int
     fork_bn: int
-    unwritten: int
+    gpu_only: int
     shared: int = 0  # slots that data and differences of blobs share
 
     @property
@@ -62,7 +62,7 @@ class Memory:
     @property
     def resident(self) -> int:
         """Bytes that the process comes to hold on the CPU."""
-        return self.total - self.unwritten
+        return self.total - self.gpu_only
 
     def by_purpose(self) -> Dict[str, int]:
         """Return the parts of the total by their names."""
@@ -94,7 +94,7 @@ def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Mem
     trains = info.phase == TRAIN
     backward = _backward_blobs(info) if trains else set()
     shared = plan(info, sharing) if sharing != PLAIN else None
-    activations = differences = splits = prefetch = buffers = unwritten = fork_bn = 0
+    activations = differences = splits = prefetch = buffers = gpu_only = fork_bn = 0
     for layer in info.layers:
         for position, (name, shape) in enumerate(zip(layer.tops, layer.top_shapes)):
             if position in layer.in_place:
@@ -111,13 +111,13 @@ def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Mem
                     differences += values
         kept = [one for one in layer.buffers if trains or not one.diff]
         buffers += sum(one.values for one in kept)
-        unwritten += sum(one.values for one in kept if not one.written)
+        gpu_only += sum(one.values for one in kept if not one.on_cpu)
         if layer.type == "BN":
             fork_bn += FORK_BN_ARRAYS * math.prod(layer.bottom_shapes[0] or ())
     parameters = info.learnable + info.statistics
     return Memory(*(FLOAT_BYTES * values for values in (
         activations, differences, splits, prefetch, buffers, parameters, parameters if trains else 0,
-        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn, unwritten, shared.values if shared else 0,
+        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn, gpu_only, shared.values if shared else 0,
     )))
 
 

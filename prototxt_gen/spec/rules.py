@@ -25,13 +25,13 @@ class Param(NamedTuple):
 class Buffer(NamedTuple):
     """Memory that a layer keeps for itself, in values of four bytes.
 
-    ``diff``: only where a backward pass runs. ``written`` is False for what is allocated and never used.
+    ``diff``: only where a backward pass runs. ``on_cpu`` is False for what our Caffe leaves alone on the CPU.
     """
 
     name: str
     values: int
     diff: bool = False
-    written: bool = True
+    on_cpu: bool = True
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_memory_and_the_largest_batch(cli):
     assert document["largest batch"] == 15
     text = cli("summary", "attention56", "--memory", "--gpu-gib", "8").stdout
     assert "largest batch in 8 GiB: 15" in text and "memory of a training step" in text
-    assert re.search(r"^  \(on the CPU \S+ MiB are resident: the rest is never written\)$", text, re.MULTILINE)
+    assert re.search(r"^  \(on the CPU \S+ MiB: convolutions keep no columns there\)$", text, re.MULTILINE)
 
 
 UNKNOWN = """

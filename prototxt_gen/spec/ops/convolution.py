@@ -15,7 +15,7 @@ def convolution(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
 
     spatial' = (spatial + 2 pad - (dilation (kernel - 1) + 1)) / stride + 1, rounded towards 0.
     MACs: one per weight and output position. The column of one image is kept; a 1x1 convolution allocates one in its
-    backward pass, and works without.
+    backward pass, and works without. On the CPU our Caffe's engine has no column: its threads share a few MB.
     """
     window = _Window(layer.convolution_param, bottoms[0])
     window.check_filters(layer, bottoms)
@@ -24,7 +24,7 @@ def convolution(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     macs = len(bottoms) * window.items * math.prod(sizes) * math.prod(weights)
     column = window.channels * math.prod(window.kernel) * math.prod(sizes)
     return Made([window.top(sizes)] * len(bottoms), window.params(weights), macs,
-                window.buffers(Buffer("column", column, window.is_1x1, not window.is_1x1), sizes))
+                window.buffers(Buffer("column", column, window.is_1x1, not window.is_1x1 and not window.has_own_engine), sizes))
 
 
 @rules.add("Deconvolution", bottoms=(1, None), tops=(1, None))
@@ -72,6 +72,8 @@ class _Window:
         if any(stride < 1 for stride in strides):
             raise Misfit("a stride is 0")
         self.axes = [(k, s, p, d * (k - 1) + 1) for k, s, p, d in zip(self.kernel, strides, pads, dilations)]
+        self.has_own_engine = (spatial == 2 and axis == 1 and param.engine == param.DEFAULT
+                               and not param.force_nd_im2col)
         self.is_1x1 = all(k == 1 and s == 1 and p == 0 for k, s, p, _ in self.axes)
 
     def check_filters(self, layer: Any, bottoms: Sequence[Shape]) -> None:
