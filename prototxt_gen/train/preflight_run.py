@@ -1,8 +1,8 @@
 """What a training will need and meet, found out before it starts: memory, labels, disk.
 
-Memory is what ``spec.memory`` says of the training net, with the activations of the test nets, which live beside it. It
-grows with the batch in a straight line, so that two batch sizes tell the largest that fits. CUDA and its libraries take
-some 0.5 GiB more of a GPU.
+Memory is what ``spec.memory`` says of the training net, with the activations of the test nets, which live beside it;
+on the CPU without what is never written. It grows with the batch in a straight line, so that two batch sizes tell the
+largest that fits. CUDA and its libraries take some 0.5 GiB more of a GPU.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Place(NamedTuple):
 
     name: str
     free: int
+    is_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def gpu_places(gpu: str) -> List[Place]:
     for line in done.stdout.splitlines() if done.returncode == 0 else []:
         index, _, mebibytes = line.partition(",")
         if mebibytes.strip().isdigit() and (gpu == "all" or index.strip() in gpu.split(",")):
-            places.append(Place(f"GPU {index.strip()}", int(mebibytes) << 20))
+            places.append(Place(f"GPU {index.strip()}", int(mebibytes) << 20, True))
     return places
 
 
@@ -78,7 +79,7 @@ def computer() -> Place:
         fields = dict(line.split(":", 1) for line in file)
     free = int(fields["MemAvailable"].split()[0]) << 10
     limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    return Place("this computer", free if limit is None or used is None else min(free, max(0, limit - used)))
+    return Place("this computer", free if limit is None or used is None else min(free, max(0, limit - used)), False)
 
 
 def _number(path: str) -> Optional[int]:
@@ -123,12 +124,13 @@ def look_at(used: UsedNet, batch: Optional[int] = None) -> NetInfo:
     return infer(net, state.phase, given=shapes, stages=list(state.stage), level=state.level, where=used.where)
 
 
-def need(nets: Sequence[UsedNet], solver: Any) -> Need:
+def need(nets: Sequence[UsedNet], solver: Any, on_gpu: bool) -> Need:
     """Return what a training needs: ``nets`` are the training net and the test nets. Raises Error where unknown."""
     kind = solver.type if solver.type in SOLVER_ARRAYS else "SGD"
-    one, two = (memory(look_at(nets[0], batch), kind).total for batch in (1, 2))
+    trained = (memory(look_at(nets[0], batch), kind) for batch in (1, 2))
+    one, two = (each.total if on_gpu else each.resident for each in trained)
     tests = [memory(look_at(net), kind) for net in nets[1:]]
-    beside = sum(each.activations + each.prefetch + each.buffers for each in tests)
+    beside = sum(each.activations + each.prefetch + each.buffers - (0 if on_gpu else each.unwritten) for each in tests)
     return Need(train_batch(nets[0]), 2 * one - two + beside, two - one)
 
 
@@ -142,12 +144,12 @@ def train_batch(used: UsedNet) -> int:
 
 def memory_lines(nets: Sequence[UsedNet], solver: Any, places: Sequence[Place]) -> Iterator[str]:
     """Say what a training needs beside what is free, and the largest batch that fits."""
-    try:
-        wanted = need(nets, solver)
-    except Error as error:
-        yield f"memory: not known: {error.what}"
-        return
     for place in places:
+        try:
+            wanted = need(nets, solver, place.is_gpu)
+        except Error as error:
+            yield f"memory: not known: {error.what}"
+            return
         fits = wanted.largest_batch(place.free)
         text = f"{amount(wanted.total)} of {amount(place.free)} free on {place.name}; batches of up to {fits} fit"
         if wanted.batch <= fits:

@@ -12,6 +12,7 @@ import pytest
 from processes import DEADLINE_S, edit
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
+from prototxt_gen.spec.memory import memory
 from prototxt_gen.train import launch, launch_failures, preflight, preflight_run
 from prototxt_gen.train.logs_live import LiveLog
 
@@ -220,16 +221,24 @@ def test_memory_beside_what_is_free(caffe_build, job, monkeypatch):
                for line in launch.plan("solver.prototxt", caffe_build).told)
     solver = preflight.read_solver("solver.prototxt")
     nets = preflight.used_nets(solver, "solver.prototxt")
-    need = preflight_run.need(nets, solver)
+    need = preflight_run.need(nets, solver, on_gpu=True)
+    # The columns of the convolution of 5x5 are written; those of one of 1x1 are not, and count on a GPU only.
+    assert preflight_run.need(nets, solver, on_gpu=False) == need
+    edit(job / "net.prototxt", ("kernel_size: 5", "kernel_size: 1"))
+    pointwise = preflight.used_nets(solver, "solver.prototxt")
+    unwritten = sum(memory(preflight_run.look_at(net)).unwritten for net in pointwise)
+    there, here = (preflight_run.need(pointwise, solver, on_gpu=on_gpu) for on_gpu in (True, False))
+    assert there.total - here.total == unwritten > 0
+    edit(job / "net.prototxt", ("kernel_size: 1", "kernel_size: 5"))
     assert need.batch == 20 and need.total == need.fixed + 20 * need.per_image
     for batch in (1, 7, 20, 1000):
         # What is said of another batch is what is said of a net that has it.
         edit(job / "net.prototxt", ('train_lmdb" batch_size: 20', f'train_lmdb" batch_size: {batch}'))
-        other = preflight_run.need(preflight.used_nets(solver, "solver.prototxt"), solver)
+        other = preflight_run.need(preflight.used_nets(solver, "solver.prototxt"), solver, on_gpu=True)
         assert other.total == need.fixed + batch * need.per_image
         assert need.largest_batch(other.total) == batch == need.largest_batch(other.total + need.per_image - 1)
         edit(job / "net.prototxt", (f'train_lmdb" batch_size: {batch}', 'train_lmdb" batch_size: 20'))
-    small, large = (preflight_run.Place("GPU 1", free) for free in (2**21, 2**30))
+    small, large = (preflight_run.Place("GPU 1", free, True) for free in (2**21, 2**30))
     first, second = preflight_run.memory_lines(nets, solver, [small, large])
     assert re.fullmatch(r"warning: memory: batch 20 needs 3\.\d MiB of 2\.0 MiB free on GPU 1; .* up to \d fit; "
                         r"batch_size: (\d+) with iter_size: (\d+) sees as many images an update", first)
