@@ -96,11 +96,18 @@ def list_folder(
         raise Error(f"there is a folder '{halves[0]}' but no folder '{missing}'", where=folder, hint=hint)
     other: Counter = Counter()
     by_class = [_list_classes(place, root, other) for place in ([root / half for half in HALVES] if halves else [root])]
-    strays = sum(_is_image(one.name) and one.is_file() for place in {root, *(root / half for half in halves)}
-                 for one in place.iterdir())
+    strays = _count_images({root, *(root / half for half in halves)})
     if other or strays:
         note(_passed_over(other, strays))
     return _two_halves(*by_class, test_share, folder) if halves else _split_one(*by_class, test_share, seed, folder)
+
+
+def _count_images(folders: Iterable[Path]) -> int:
+    """Return how many images lie right in the folders."""
+    try:
+        return sum(_is_image(one.name) and one.is_file() for folder in folders for one in folder.iterdir())
+    except OSError as error:
+        raise Error(f"cannot be read: {error.strerror}", where=str(error.filename)) from None
 
 
 def _passed_over(other: Counter, strays: int) -> str:
