@@ -13,6 +13,7 @@ from prototxt_gen.cli.data_preview import preview
 from prototxt_gen.cli.data_progress import NAMES_SHOWN, Progress, show_report, show_set, writing
 from prototxt_gen.cli.output import write_stdout
 from prototxt_gen.core.errors import Error
+from prototxt_gen.spec.shapes import plural
 from prototxt_gen.train import data_arrays, data_images, data_sources
 from prototxt_gen.train.data import SEED, ImageSet, Run
 
@@ -123,7 +124,8 @@ def folder(folder: str, out: str, test_share: Optional[float], **how: Any) -> No
     """
     form = _form(**how)
     data_sources.refuse_inside(Path(out), folder)
-    _write_listing(out, form, lambda seed: data_sources.list_folder(folder, test_share, seed), **how)
+    _write_listing(out, form, lambda run: data_sources.list_folder(folder, test_share, run.seed, run.note),
+                   **how)
 
 
 @data.command("list")
@@ -141,8 +143,8 @@ def image_list(
     FILE has one image a line: its file, a space, its label from 0, as Caffe's convert_imageset takes it.
     """
     names = data_sources.read_names(labels) if labels else None
-    _write_listing(out, _form(**how), lambda seed: data_sources.list_files(file, test, root, names, test_share, seed),
-                   **how)
+    _write_listing(out, _form(**how), lambda run: data_sources.list_files(file, test, root, names, test_share,
+                                                                           run.seed), **how)
 
 
 @data.command("tar")
@@ -161,7 +163,7 @@ def tar(
     """
     if test_list is not None and test is None:
         raise Error("--test-list needs --test")
-    _write_listing(out, _form(**how), lambda seed: data_sources.list_tar(file, test, test_list, test_share, seed),
+    _write_listing(out, _form(**how), lambda run: data_sources.list_tar(file, test, test_list, test_share, run.seed),
                    **how)
 
 
@@ -208,11 +210,11 @@ def _parse_size(text: Optional[str]) -> Optional[Tuple[int, int]]:
 
 
 def _write_listing(
-    out: str, form: data_images.ImageForm, list_images: Callable[[int], data_sources.Listing], seed: int,
+    out: str, form: data_images.ImageForm, list_images: Callable[[Run], data_sources.Listing], seed: int,
     shuffle: bool, force: bool, workers: Optional[int], skip_corrupt: bool, **others: Any,
 ) -> None:
     def write(run: Run) -> ImageSet:
-        return data_sources.write_listing(Path(out), list_images(seed), form, run)
+        return data_sources.write_listing(Path(out), list_images(run), form, run)
 
     _write(out, write, seed=seed, shuffle=shuffle, force=force, workers=workers, skip_corrupt=skip_corrupt)
 
@@ -230,5 +232,6 @@ def _write(out: str, write: Callable[[Run], ImageSet], **how: Any) -> None:
         written = write(Run(progress=progress.show, skipped=skip, note=lambda text: progress.say(f"note: {text}"),
                             **how))
     if skipped:
-        click.echo(f"{len(skipped)} images could not be read and were left out", err=True)
+        ending = "was" if len(skipped) == 1 else "were"
+        click.echo(f"{plural(len(skipped), 'image')} could not be read and {ending} left out", err=True)
     show_set(out, written)

@@ -10,6 +10,7 @@ from typing import Any, Iterator, List, Optional, Sequence
 
 import click
 
+from prototxt_gen.spec.shapes import plural
 from prototxt_gen.train import data as sets
 from prototxt_gen.train.data_check import LmdbReport, spans, spans_text
 from prototxt_gen.train.data_out import unfinished_name
@@ -104,14 +105,15 @@ def writing(out: str) -> Iterator[None]:
 def show_set(out: str, written: sets.ImageSet) -> None:
     """Sum up on stdout what was written."""
     place = Path(click.format_filename(out))
-    click.echo(f"{place / sets.TRAIN_LMDB}: {written.train} images of {len(written.classes)} classes")
-    click.echo(f"{place / sets.TEST_LMDB}: {written.test} images")
-    click.echo(f"{place / sets.LABELS_FILE}: {len(written.classes)} names")
+    classes = plural(len(written.classes), "class", "classes")
+    click.echo(f"{place / sets.TRAIN_LMDB}: {plural(written.train, 'image')} of {classes}")
+    click.echo(f"{place / sets.TEST_LMDB}: {plural(written.test, 'image')}")
+    click.echo(f"{place / sets.LABELS_FILE}: {plural(len(written.classes), 'name')}")
     click.echo(f"{place / sets.MEAN_FILE}: {written.mean_text()}")
     if written.pixel_mean:
         click.echo(f"{place / sets.PIXEL_MEAN_FILE}: the mean of each pixel")
     if written.skipped:
-        click.echo(f"{place / sets.SKIPPED_FILE}: {written.skipped} images left out")
+        click.echo(f"{place / sets.SKIPPED_FILE}: {plural(written.skipped, 'image')} left out")
     train, test = (_range(counts) for counts in (written.train_counts, written.test_counts))
     click.echo(f"{place / sets.COUNTS_FILE}: {train} images of a class to train with, {test} to test with")
     names = [click.format_filename(name) for name in written.classes]
@@ -139,17 +141,17 @@ def show_report(report: LmdbReport) -> None:
     """Write on stdout what an LMDB holds and what is wrong with it."""
     path = click.format_filename(report.path)
     kinds = {0: "raw", report.records - report.corrupt_count: "encoded"}.get(report.encoded, "encoded or raw")
-    click.echo(f"{path}: {report.records} records, {kinds}")
+    click.echo(f"{path}: {plural(report.records, 'record')}, {kinds}")
     labels = sorted(report.counts)
     if labels:
-        known = "" if report.classes is None else f" of {report.classes} classes"
+        known = "" if report.classes is None else f" of {plural(report.classes, 'class', 'classes')}"
         counts = [report.counts[label] for label in labels]
         click.echo(f"  labels: {_shortened(spans_text(spans(labels)))}{known}, {_range(counts)} images each")
     if report.gaps():
         click.echo(f"  labels without images: {_shortened(spans_text(report.gaps()))}")
     common = report.sizes.most_common(SIZES_SHOWN)
     for (channels, height, width), count in common:
-        click.echo(f"  size: {width}x{height}, {channels} channels: {count} images")
+        click.echo(f"  size: {width}x{height}, {plural(channels, 'channel')}: {plural(count, 'image')}")
     if len(report.sizes) > len(common):
         heights, widths = ([size[axis] for size in report.sizes] for axis in (1, 2))
         others = len(report.sizes) - len(common)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any, Dict, List, Optional, Tuple
 
 import click
@@ -19,7 +20,8 @@ TAKEN_SHOWN = 3
 
 @click.command("test", short_help="Accuracy of weights on a set of images, top-1 and top-5.")
 @click.argument("net", metavar="NET")
-@click.option("--weights", metavar="FILE", required=True, help="The weights, a caffemodel.")
+@click.option("--weights", metavar="FILE|DIR", required=True,
+              help="The weights, a caffemodel; of a folder of snapshots, a run or a recipe the newest that is whole.")
 @click.option("--source", metavar="PATH",
               help="The images: an LMDB, a folder with a folder for each class, or a list of 'file label' lines.  "
                    "[default: the source of NET's TEST data layer]")
@@ -52,12 +54,19 @@ def test(
     """
     from prototxt_gen.train import caffe as caffes
     from prototxt_gen.train import testing
+    from prototxt_gen.train.newest_weights import newest_whole
 
     if cpu and gpu is not None:
         raise Error("--cpu and --gpu exclude one another")
     caffe = caffes.find(root, gpu is not None)
     where = display_name(net)
-    model = add_weights(load_net(net), weights)
+    model, lines = load_net(net), []
+    if os.path.isdir(weights):
+        weights, passed = newest_whole(model, weights)
+        for note in passed:
+            click.echo(f"note: {note}", err=True)
+        lines.append(f"weights = {click.format_filename(weights)}")
+    model = add_weights(model, weights)
     job = testing.plan(
         model, caffe, source=source, size=size, resize_short=resize_short, mean=_mean(mean), scale=scale,
         batch_size=batch_size, top=_top(top), limit=limit, where=where,
@@ -69,7 +78,7 @@ def test(
     if as_json:
         write_stdout(json.dumps(_document(job, score), indent=2, sort_keys=True) + "\n")
         return
-    lines = [f"images = {sum(score.images.values())}"]
+    lines.append(f"images = {sum(score.images.values())}")
     for k in job.top:
         right, share = _share(score, k)
         lines.append(f"top-{k} = {share:.2%} ({right})")

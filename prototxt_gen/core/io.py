@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Callable, List, Mapping, Sequence, Tuple
+from typing import Any, BinaryIO, Callable, List, Mapping, Optional, Sequence, Tuple
 
 from google.protobuf import text_format
 
@@ -51,7 +51,7 @@ def loads(text: str, message_class: Any, where: str = "<text>") -> Any:
     try:
         text_format.Parse(text, message)
     except text_format.ParseError as error:
-        raise _parse_error(error, message_class, where) from None
+        raise _other_kind(text, message_class, where) or _parse_error(error, message_class, where) from None
     except (RecursionError, ValueError) as error:
         raise Error(f"does not parse as {message_class.DESCRIPTOR.name}: {error}", where) from None
     return message
@@ -151,6 +151,26 @@ def _mode_of(target: str) -> int:
     umask = os.umask(0)
     os.umask(umask)
     return 0o666 & ~umask
+
+
+def _other_kind(text: str, message_class: Any, where: str) -> Optional[Error]:
+    """Return what to say of a net that is read as a solver, or the other way round; None for anything else."""
+    kinds = {"SolverParameter": "NetParameter", "NetParameter": "SolverParameter"}
+    if message_class.DESCRIPTOR.name not in kinds:
+        return None
+    other = DEFAULT_DIALECT.message(kinds[message_class.DESCRIPTOR.name])()
+    try:
+        text_format.Parse(text, other, allow_unknown_field=True)
+    except (text_format.ParseError, RecursionError, ValueError):
+        return None
+    if kinds[message_class.DESCRIPTOR.name] == "NetParameter":
+        hint = "name the solver that trains it; prototxt-gen solver writes one"
+        return Error("is a net, and a solver is wanted", where, hint) if other.layer or other.layers else None
+    if not (other.lr_policy or other.HasField("base_lr") or other.HasField("max_iter")):
+        return None
+    nets = [net for net in (other.net, other.train_net) if net]
+    hint = f"the net that it trains is '{nets[0]}'" if nets else "the net that it trains stands in it"
+    return Error("is a solver, and a net is wanted", where, hint)
 
 
 def _parse_error(error: text_format.ParseError, message_class: Any, where: str) -> Error:

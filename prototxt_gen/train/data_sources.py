@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from prototxt_gen.core.errors import Error
+from prototxt_gen.spec.shapes import plural
 from prototxt_gen.train.data import (
     CHUNK_ITEMS, SEED, TEST_LMDB, TRAIN_LMDB, ImageSet, Part, Run, shuffled, write_parts,
 )
@@ -20,6 +22,7 @@ from prototxt_gen.train.data_workers import all_cores, in_order
 TEST_SHARE = 0.1
 # A larger label without a name is a mistake, such as an id in place of a label.
 MOST_UNNAMED = 1_000_000
+SUFFIXES_SHOWN = 5
 HALVES = ("train", "val")
 # Fewer chunks than this are done before a worker has started.
 CHUNKS_PER_WORKER = 4
@@ -73,11 +76,14 @@ def refuse_inside(out: Path, folder: str) -> None:
 # ---- Folders -------------------------------------------------------------------------------------------------------
 
 
-def list_folder(folder: str, test_share: Optional[float] = None, seed: int = SEED) -> Listing:
+def list_folder(
+    folder: str, test_share: Optional[float] = None, seed: int = SEED, note: Callable[[str], None] = lambda text: None
+) -> Listing:
     """Return the images of a folder that holds train/<class>/ and val/<class>/, or <class>/ alone.
 
     In the second case ``test_share`` (0.1 when None) of each class is drawn for testing. Classes are numbered in the
-    order of their names. Raises Error when a class has no images and when classes do not agree.
+    order of their names. ``note`` hears of files that are passed over. Raises Error when a class has no images and when
+    classes do not agree.
     """
     _check_share(test_share)
     root = Path(folder)
@@ -88,9 +94,30 @@ def list_folder(folder: str, test_share: Optional[float] = None, seed: int = SEE
         missing = "val" if halves == ["train"] else "train"
         hint = f"to split one set of classes, name '{root / halves[0]}' and the share to test with"
         raise Error(f"there is a folder '{halves[0]}' but no folder '{missing}'", where=folder, hint=hint)
-    if not halves:
-        return _split_one(_list_classes(root, root), test_share, seed, folder)
-    return _two_halves(*(_list_classes(root / half, root) for half in HALVES), test_share, folder)
+    other: Counter = Counter()
+    by_class = [_list_classes(place, root, other) for place in ([root / half for half in HALVES] if halves else [root])]
+    strays = _count_images({root, *(root / half for half in halves)})
+    if other or strays:
+        note(_passed_over(other, strays))
+    return _two_halves(*by_class, test_share, folder) if halves else _split_one(*by_class, test_share, seed, folder)
+
+
+def _count_images(folders: Iterable[Path]) -> int:
+    """Return how many images lie right in the folders."""
+    try:
+        return sum(_is_image(one.name) and one.is_file() for folder in folders for one in folder.iterdir())
+    except OSError as error:
+        raise Error(f"cannot be read: {error.strerror}", where=str(error.filename)) from None
+
+
+def _passed_over(other: Counter, strays: int) -> str:
+    """Say which files of a folder are left out: ``other`` counts suffixes that are no images', ``strays`` images."""
+    common = other.most_common(SUFFIXES_SHOWN)
+    suffixes = ", ".join(f"{suffix or 'without a suffix'} {count}" for suffix, count in common)
+    more = ", ..." if len(other) > SUFFIXES_SHOWN else ""
+    parts = [f"{plural(sum(other.values()), 'file')} of other kinds ({suffixes}{more})"] if other else []
+    parts += [f"{plural(strays, 'image')} outside of the folders of classes"] if strays else []
+    return f"passed over: {' and '.join(parts)}; images are {' '.join(IMAGE_SUFFIXES)}"
 
 
 def _check_share(test_share: Optional[float]) -> None:
@@ -122,11 +149,14 @@ def _two_halves(train: ByClass, test: ByClass, test_share: Optional[float], wher
     return Listing(tuple(train), *halves, (where,))
 
 
-def _list_classes(folder: Path, root: Path) -> ByClass:
-    """Return the images of each class, both in the order of names; hidden files and other kinds are passed over."""
+def _list_classes(folder: Path, root: Path, other: Counter) -> ByClass:
+    """Return the images of each class, both in the order of names.
+
+    Hidden files and other kinds are passed over; ``other`` counts the latter by suffix.
+    """
     try:
         names = sorted(one.name for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
-        by_class = {name: _list_files(folder / name, root) for name in names}
+        by_class = {name: _list_files(folder / name, root, other) for name in names}
     except OSError as error:
         raise Error(f"cannot be read: {error.strerror}", where=str(error.filename)) from None
     if not names:
@@ -145,7 +175,7 @@ def _checked_classes(by_class: ByClass, where: str) -> ByClass:
     return by_class
 
 
-def _list_files(folder: Path, root: Path) -> List[Item]:
+def _list_files(folder: Path, root: Path, other: Counter) -> List[Item]:
     def fail(error: OSError) -> None:
         raise error
 
@@ -153,10 +183,16 @@ def _list_files(folder: Path, root: Path) -> List[Item]:
     for place, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+            if _is_image(name):
                 path = os.path.join(place, name)
                 found.append(Item(os.path.relpath(path, root), 0, Place(path)))
+            elif not name.startswith("."):
+                other[os.path.splitext(name)[1].lower()] += 1
     return sorted(found)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 # ---- Lists ---------------------------------------------------------------------------------------------------------
@@ -224,9 +260,12 @@ def read_names(path: str) -> List[str]:
 def _lines(path: str) -> List[str]:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            return [line.rstrip("\r\n") for line in file]
+            lines = [line.rstrip("\r\n") for line in file]
     except OSError as error:
         raise Error(f"cannot be read: {error.strerror}", path) from None
+    if any("\0" in line for line in lines):
+        raise Error("is binary, and a text is wanted", path)
+    return lines
 
 
 def _check_root(items: Sequence[Item], path: str, root: str) -> None:

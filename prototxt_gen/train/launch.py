@@ -144,6 +144,8 @@ def plan(
         told += found.notes
         told.append(f"resuming from {snapshot}" if snapshot else "note: no snapshot is there yet: this is the start")
     iteration = found.iteration if found else _explicit_iteration(snapshot, solver, nets[0])
+    if snapshot is not None:
+        run_resume.check_ahead(snapshot, iteration, solver.max_iter)
     told += [] if snapshot or resume else run_resume.overwritten(prefix)
     weights = None if snapshot else weights
     for files in [weights] if weights is not None else [] if snapshot is not None else solver.weights:

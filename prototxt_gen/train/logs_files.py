@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train.logs_history import History
 from prototxt_gen.train.logs_lines import CREATED, HEAD, ITERATION, Stamp, day_of_year
+from prototxt_gen.train.run_folder import SNAPSHOTS
 
 CHUNK_BYTES = 1 << 22
 # Set-up lines come first, and a net's text may stand between the first heads.
@@ -78,7 +79,7 @@ class LogReader:
 
 
 def find_logs(paths: Iterable[str]) -> List[str]:
-    """Return the logs that files and runs' folders mean, in the order of their first lines' times.
+    """Return the logs that files and folders of runs and recipes mean, in the order of their first lines' times.
 
     Where one tells no time, all stay in the order given, and those of a folder in that of their names. ``-`` is one.
     """
@@ -87,7 +88,11 @@ def find_logs(paths: Iterable[str]) -> List[str]:
         if path == "-":
             logs.append(path)
         elif os.path.isdir(path):
-            logs += _logs_in(path)
+            found = _logs_in(path) or _logs_in(os.path.join(path, SNAPSHOTS))
+            if not found:
+                hint = "a run's folder has a file NAME.log; name the log itself if it is called otherwise"
+                raise Error(f"there is no log of Caffe in this folder, nor in its folder {SNAPSHOTS}", path, hint)
+            logs += found
         elif not os.path.exists(path):
             raise Error("there is no such log", path)
         else:
@@ -100,14 +105,10 @@ def find_logs(paths: Iterable[str]) -> List[str]:
 
 
 def _logs_in(folder: str) -> List[str]:
-    names = sorted(name for name in os.listdir(folder) if LOG_NAME.search(name))
+    names = sorted(name for name in os.listdir(folder) if LOG_NAME.search(name)) if os.path.isdir(folder) else []
     paths = [os.path.join(folder, name) for name in names]
     # glog's links to its newest files are left out, and the second name of any other file.
-    found = [path for path in paths if os.path.isfile(path) and not os.path.islink(path) and _sniff(path)[0]]
-    if not found:
-        hint = "a run's folder has a file NAME.log; name the log itself if it is called otherwise"
-        raise Error("there is no log of Caffe in this folder", folder, hint)
-    return found
+    return [path for path in paths if os.path.isfile(path) and not os.path.islink(path) and _sniff(path)[0]]
 
 
 def _sniff(path: str) -> Tuple[bool, Optional[Stamp]]:

@@ -28,6 +28,7 @@ LOG_SPAN = 10
 # More points than this would only blacken the picture, and bloat a vector file.
 POINTS_SHOWN = 4000
 FEW_POINTS = 100
+BELOW_LINES = 1.5  # matplotlib draws lines at 2
 SIZE_INCHES, DPI = (11.0, 6.6), 130
 STYLE = {
     "font.size": 10.0, "axes.titlesize": 11.0, "axes.spines.top": False, "axes.spines.right": False,
@@ -195,7 +196,7 @@ def _draw_tests(axes: Any, history: History, lines: Lines, prefix: str) -> None:
         axes.plot(x, y, color=LINE_COLOURS[place], marker=MARKERS[place], markersize=size, linewidth=1.6, label=label)
         if key in again:
             axes.plot(*_thin(_finite(again[key])), color=GREY, marker=MARKERS[place], markersize=size, alpha=0.6,
-                      linestyle="none")
+                      linestyle="none", zorder=BELOW_LINES)
     if len(lines) > LINES_SHOWN:
         axes.plot([], [], linestyle="none", label=f"and {len(lines) - LINES_SHOWN} more, not drawn")
 

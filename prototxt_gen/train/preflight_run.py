@@ -1,8 +1,8 @@
 """What a training will need and meet, found out before it starts: memory, labels, disk.
 
-Memory is what ``spec.memory`` says of the training net, with the activations of the test nets, which live beside it. It
-grows with the batch in a straight line, so that two batch sizes tell the largest that fits. CUDA and its libraries take
-some 0.5 GiB more of a GPU.
+Memory is what ``spec.memory`` says of the training net, with the activations of the test nets, which live beside it;
+on the CPU without what is never written. It grows with the batch in a straight line, so that two batch sizes tell the
+largest that fits. CUDA and its libraries take some 0.5 GiB more of a GPU.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Place(NamedTuple):
 
     name: str
     free: int
+    is_gpu: bool
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def gpu_places(gpu: str) -> List[Place]:
     for line in done.stdout.splitlines() if done.returncode == 0 else []:
         index, _, mebibytes = line.partition(",")
         if mebibytes.strip().isdigit() and (gpu == "all" or index.strip() in gpu.split(",")):
-            places.append(Place(f"GPU {index.strip()}", int(mebibytes) << 20))
+            places.append(Place(f"GPU {index.strip()}", int(mebibytes) << 20, True))
     return places
 
 
@@ -81,7 +82,7 @@ def computer() -> Place:
         fields = dict(line.split(":", 1) for line in file)
     free = int(fields["MemAvailable"].split()[0]) << 10
     limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    return Place("this computer", free if limit is None or used is None else min(free, max(0, limit - used)))
+    return Place("this computer", free if limit is None or used is None else min(free, max(0, limit - used)), False)
 
 
 def _number(path: str) -> Optional[int]:
@@ -146,16 +147,16 @@ def facts(
     for used in nets:
         yield from check_labels(used)
     yield from disk_lines(nets[0], solver, prefix, iteration)
-    if iteration >= solver.max_iter:
-        yield f"note: max_iter {solver.max_iter} is reached already: --set max_iter=N trains further"
 
 
-def need(nets: Sequence[UsedNet], solver: Any, sharing: str = PLAIN) -> Need:
+def need(nets: Sequence[UsedNet], solver: Any, on_gpu: bool, sharing: str = PLAIN) -> Need:
     """Return what a training needs: ``nets`` are the training net and the test nets. Raises Error where unknown."""
     kind = solver.type if solver.type in SOLVER_ARRAYS else "SGD"
-    one, two = (memory(look_at(nets[0], batch), kind, sharing).total for batch in (1, 2))
+    trained = (memory(look_at(nets[0], batch), kind, sharing) for batch in (1, 2))
+    one, two = (each.total if on_gpu else each.resident for each in trained)
     tests = [memory(look_at(net), kind, sharing) for net in nets[1:]]
-    beside = sum(each.activations + each.shared + each.prefetch + each.buffers for each in tests)
+    beside = sum(each.activations + each.shared + each.prefetch + each.buffers - (0 if on_gpu else each.gpu_only)
+                 for each in tests)
     return Need(train_batch(nets[0]), 2 * one - two + beside, two - one)
 
 
@@ -171,12 +172,12 @@ def memory_lines(
     nets: Sequence[UsedNet], solver: Any, places: Sequence[Place], sharing: str = PLAIN
 ) -> Iterator[str]:
     """Say what a training needs beside what is free, and the largest batch that fits."""
-    try:
-        wanted = need(nets, solver, sharing)
-    except Error as error:
-        yield f"memory: not known: {error.what}"
-        return
     for place in places:
+        try:
+            wanted = need(nets, solver, place.is_gpu, sharing)
+        except Error as error:
+            yield f"memory: not known: {error.what}"
+            return
         fits = wanted.largest_batch(place.free)
         text = f"{amount(wanted.total)} of {amount(place.free)} free on {place.name}; batches of up to {fits} fit"
         if wanted.batch <= fits:
@@ -185,7 +186,7 @@ def memory_lines(
         images = wanted.batch * max(solver.iter_size, 1)
         smaller = max((size for size in range(1, fits + 1) if images % size == 0), default=0)
         advice = f"; batch_size: {smaller} with iter_size: {images // smaller} sees as many images an update"
-        lean = need(nets, solver, LEAN).total
+        lean = need(nets, solver, place.is_gpu, LEAN).total
         other = f"; --memory lean needs {amount(lean)}" if sharing != LEAN and lean <= place.free else ""
         yield f"warning: memory: batch {wanted.batch} needs {text}{advice if smaller else ''}{other}"
 

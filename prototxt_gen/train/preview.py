@@ -118,9 +118,12 @@ def class_names(path: Optional[str], source: str) -> List[str]:
     if path is None and not file.is_file():
         return []
     try:
-        return file.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise Error(f"cannot be read: {error.strerror}", str(file)) from None
+    if "\0" in text:
+        raise Error("is binary, and class names are wanted, one a line", str(file))
+    return text.splitlines()
 
 
 def write_sheet(path: str, shown: Preview, names: Sequence[str], title: str) -> None:

@@ -70,6 +70,13 @@ def newest_valid(prefix: str, solver: Any, net: UsedNet) -> Resume:
     return Resume(None, 0, ())
 
 
+def check_ahead(snapshot: str, iteration: int, max_iter: int) -> None:
+    """Check that there is training left. Caffe would only write the snapshot once more, over itself."""
+    if iteration >= max_iter:
+        hint = f"--set max_iter=N with N above {iteration} trains further"
+        raise Error(f"the run is at iteration {iteration}, and max_iter is {max_iter}", snapshot, hint)
+
+
 class Damaged(Error):
     """A solver state cannot be resumed from: it or its weights are not whole, or not finite, or not of this net."""
 

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -75,8 +76,22 @@ def test_a_folder_of_images(cli, folder, tmp_path):
         f"{tmp_path}/out/test_lmdb: 2 images",
     ]
     assert f"skipped: {folder}/train/cat/bad.jpg: is no image\n" in result.stderr
-    assert "1 images could not be read and were left out" in result.stderr
+    assert "1 image could not be read and was left out" in result.stderr
     assert (tmp_path / "out" / "labels.txt").read_text() == "cat\ndog\n"
+
+
+def test_one_class_and_files_that_are_passed_over(cli, folder, tmp_path):
+    shutil.rmtree(folder / "train" / "dog")
+    shutil.rmtree(folder / "val" / "dog")
+    (folder / "train" / "cat" / "moving.gif").write_text("")
+    result = cli("data", "folder", folder, tmp_path / "out", "--size", "4x4", "--raw")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[:3] == [
+        f"{tmp_path}/out/train_lmdb: 1 image of 1 class",
+        f"{tmp_path}/out/test_lmdb: 1 image",
+        f"{tmp_path}/out/labels.txt: 1 name",
+    ]
+    assert "note: passed over: 1 file of other kinds (.gif 1); images are .jpg" in result.stderr
 
 
 def test_images_none_of_which_can_be_read_are_named(cli, folder, tmp_path):

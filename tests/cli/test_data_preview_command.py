@@ -53,6 +53,7 @@ def test_the_picture_is_the_same_each_time(cli, job):
     (["nothing"], "there is no network and no file 'nothing'"),
     (["set/labels.txt"], "set/labels.txt:1"),
     (["net.prototxt", "--labels", "none.txt"], "none.txt: cannot be read"),
+    (["net.prototxt", "--labels", "set/train_lmdb/data.mdb"], "data.mdb: is binary, and class names are wanted"),
     (["net.prototxt", "--count", "0"], "--count"),
     (["attention56"], "cannot read 'train_lmdb': there is no such LMDB"),
     (["deploy.prototxt"], "no layer reads images in phase TRAIN"),

@@ -93,6 +93,11 @@ def test_it_goes_on_from_the_newest_snapshot_that_is_whole_after_a_kill(small_re
     newest = max(snapshots.glob("*.solverstate"), key=lambda path: int(re.search(r"(\d+)\.", path.name).group(1)))
     number = int(re.search(r"_(\d+)\.", newest.name).group(1))
     os.truncate(newest, 10)
+    weights = max(snapshots.glob("*.caffemodel"), key=lambda path: int(re.search(r"(\d+)\.", path.name).group(1)))
+    os.truncate(weights, 10)
+    tested = run(small_recipe, "./run.sh test")
+    assert tested.returncode == 0 and "weights = snapshots/attention56-cifar_iter_" in tested.stdout, tested.stderr
+    assert f"passed over snapshots/{weights.name}: " in tested.stderr and weights.name not in tested.stdout
     in_place(small_recipe / "solver.prototxt", "max_iter: 100000", f"max_iter: {number}")
     done = run(small_recipe, "./run.sh resume")
     assert done.returncode == 0, done.stderr[-2000:]

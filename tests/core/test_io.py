@@ -31,6 +31,25 @@ def test_text_that_does_not_parse_is_placed_and_explained(text, place, what, hin
     assert caught.value.where.startswith(place) and what in caught.value.what and hint in caught.value.hint
 
 
+NET = 'name: "n" layer { name: "a" type: "ReLU" bottom: "x" top: "x" }'
+SOLVER = 'net: "train.prototxt" base_lr: 0.1 lr_policy: "fixed"'
+
+
+@pytest.mark.parametrize("text, kind, what, hint", [
+    (NET, "SolverParameter", "is a net, and a solver is wanted", "prototxt-gen solver writes one"),
+    (NET.replace("bottom", "botom"), "SolverParameter", "is a net, and a solver is wanted", ""),
+    (SOLVER, "NetParameter", "is a solver, and a net is wanted", "the net that it trains is 'train.prototxt'"),
+    ('train_net: "t" max_iter: 3', "NetParameter", "is a solver, and a net is wanted", "the net that it trains is 't'"),
+    (f"net_param {{ {NET} }} base_lr: 1", "NetParameter", "is a solver", "stands in it"),
+    (SOLVER.replace("base_lr", "base_lrr"), "SolverParameter", "no field 'base_lrr'", "did you mean 'base_lr'?"),
+    (NET.replace("bottom", "botom"), "NetParameter", "no field 'botom'", "did you mean 'bottom'?"),
+])
+def test_a_net_and_a_solver_are_told_apart(text, kind, what, hint):
+    with pytest.raises(Error) as caught:
+        loads(text, DEFAULT_DIALECT.message(kind), "f")
+    assert what in caught.value.what and hint in caught.value.hint
+
+
 @given(st.text(alphabet=string.printable, max_size=200))
 def test_any_text_parses_or_is_our_error(text):
     try:

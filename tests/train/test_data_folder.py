@@ -119,6 +119,22 @@ def test_hidden_files_and_other_kinds_are_passed_over(flat):
     assert (classes, len(train) + len(test)) == (("cat", "dog"), 15)
 
 
+def test_what_is_passed_over_is_counted_in_one_note(flat, halves):
+    notes = []
+    list_folder(str(flat), note=notes.append)
+    assert not notes
+    for name in ("cat/a.gif", "cat/b.GIF", "dog/c.jfif", "dog/.hidden", "README.txt"):
+        (flat / name).write_text("")
+    save(flat / "stray.png")
+    list_folder(str(flat), note=notes.append)
+    (note,) = notes
+    assert note.startswith("passed over: 3 files of other kinds (.gif 2, .jfif 1) and 1 image outside of ")
+    for place in (halves, halves / "train"):
+        save(place / "stray.png")
+    list_folder(str(halves), note=notes.append)
+    assert notes[1].startswith("passed over: 2 images outside of the folders of classes; images are .jpg .jpeg")
+
+
 def test_raw_pixels_are_blue_green_red_planes(tmp_path, read_lmdb):
     for index in range(2):
         save(tmp_path / "in" / "cat" / f"{index}.png", size=(8, 8))

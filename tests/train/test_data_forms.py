@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from image_files import RAW, picture, pixels_of, tar_of
 from prototxt_gen.core.errors import Error
 from prototxt_gen.train.data import Run
-from prototxt_gen.train.data_sources import list_files, list_tar, read_list, write_listing
+from prototxt_gen.train.data_sources import list_files, list_tar, read_list, read_names, write_listing
 
 # ---- Lists
 
@@ -65,6 +65,13 @@ def test_lines_that_are_wrong_are_named(tmp_path, text, message):
     with pytest.raises(Error) as caught:
         list_files(str(tmp_path / "list.txt"), None, "", ["x", "y"])
     assert message in str(caught.value)
+
+
+def test_class_names_and_lists_are_no_binaries(listed):
+    picture = str(listed / "pictures" / "a 0.png")
+    for read in (read_names, read_list):
+        with pytest.raises(Error, match="is binary, and a text is wanted"):
+            read(picture)
 
 
 def test_an_id_in_place_of_a_label_is_refused(listed):

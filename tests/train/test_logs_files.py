@@ -131,6 +131,17 @@ def test_the_logs_of_a_folder(tmp_path):
     assert find_logs([str(tmp_path)]) == [earlier, glog, later]
 
 
+def test_the_logs_of_a_recipe_lie_with_its_snapshots(tmp_path):
+    (tmp_path / "snapshots").mkdir()
+    (tmp_path / "solver.prototxt").write_text("max_iter: 10\n")
+    with pytest.raises(Error, match="no log of Caffe in this folder, nor in its folder snapshots"):
+        find_logs([str(tmp_path)])
+    inside = at(tmp_path / "snapshots", "net.log", "0405")
+    assert find_logs([str(tmp_path)]) == [inside]
+    own = at(tmp_path, "caffe.log", "0406")
+    assert find_logs([str(tmp_path)]) == [own]
+
+
 def test_what_is_no_log(tmp_path):
     empty, other = tmp_path / "empty.log", tmp_path / "other.log"
     empty.write_text("")

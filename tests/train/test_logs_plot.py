@@ -80,6 +80,20 @@ def test_a_resume_is_marked():
     assert {"resumed", "train, run again later"} <= panels(log)
 
 
+def test_what_ran_again_does_not_cover_what_counts():
+    head = "I0405 10:00:00.000000 {} solver.cpp:239] "
+    tested = head + "Iteration {}, Testing net (#0)\n" + head + "    Test net output #0: accuracy = 0.5\n"
+
+    def vermilion(log):
+        picture = Image.open(io.BytesIO(render(log, "png"))).convert("RGB")
+        return (numpy.asarray(picture) == tuple(bytes.fromhex(VERMILION[1:]))).all(axis=2).sum()
+
+    whole = displayed(0, [5, 4, 3, 2]) + tested.format(7, 30, 7)
+    resumed = history(whole, displayed(10, [4, 3, 2], thread=8) + tested.format(8, 30, 8))
+    # Only edges mix with what lies below; the marker in the legend alone is about half of all.
+    assert len(resumed.replaced) == 4 and vermilion(resumed) > 0.85 * vermilion(history(whole)) > 0
+
+
 def test_a_loss_of_many_magnitudes_has_a_logarithmic_scale():
     assert "0.01" in panels(history(displayed(0, [50, 5, 0.5, 0.05, 0.01])))
     assert "0.01" not in panels(history(displayed(0, [2, 1.5, 1.2])))

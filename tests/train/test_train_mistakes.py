@@ -55,6 +55,20 @@ def test_a_state_is_no_file_of_weights(caffe_build, cli, job, monkeypatch):
         assert done.returncode == 2 and f"hint: those it belongs to are '{wanted}'" in done.stderr
 
 
+def test_a_training_that_is_at_its_end_is_not_started(cli, caffe_build, job):
+    assert cli("train", SOLVER, "--set", "max_iter=3", cwd=job).returncode == 0
+    before = {path: path.read_bytes() for path in (job / "snap").iterdir()}
+    newest = "snap/tiny_iter_3.solverstate"
+    for options in (["--resume"], ["--snapshot", newest], ["--resume", "--engine", "pycaffe"]):
+        for last in (3, 2):
+            done = cli("train", SOLVER, "--set", f"max_iter={last}", *options, cwd=job)
+            assert done.returncode == 2, done.stderr
+            assert f"error: {newest}: the run is at iteration 3, and max_iter is {last}\n" in done.stderr
+            assert "hint: --set max_iter=N with N above 3 trains further" in done.stderr
+    assert {path: path.read_bytes() for path in (job / "snap").iterdir()} == before
+    assert cli("train", SOLVER, "--set", "max_iter=4", "--resume", cwd=job).returncode == 0
+
+
 @pytest.mark.parametrize("total, near", [(7, "20"), (50, "40 or 60"), (79, "60 or 80")])
 def test_a_total_batch_that_no_iter_size_gives(caffe_build, job, monkeypatch, total, near):
     monkeypatch.chdir(job)

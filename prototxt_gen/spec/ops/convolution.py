@@ -23,8 +23,9 @@ def convolution(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     weights = (window.out, window.channels // window.group, *window.kernel)
     macs = len(bottoms) * window.items * math.prod(sizes) * math.prod(weights)
     column = window.channels * math.prod(window.kernel) * math.prod(sizes)
+    on_cpu = not window.is_1x1 and not window.has_own_engine
     return Made([window.top(sizes)] * len(bottoms), window.params(weights), macs,
-                window.buffers(Buffer("column", column, window.is_1x1, not window.is_1x1 and not window.has_own_engine), sizes))
+                window.buffers(Buffer("column", column, diff=window.is_1x1, on_cpu=on_cpu), sizes))
 
 
 @rules.add("Deconvolution", bottoms=(1, None), tops=(1, None))
