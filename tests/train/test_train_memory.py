@@ -82,9 +82,9 @@ def test_what_is_said_before_the_start(deep_job, monkeypatch):
     monkeypatch.chdir(deep_job)
     solver = preflight.read_solver("solver.prototxt")
     nets = preflight.used_nets(solver, "solver.prototxt")
-    plain, shared, lean = (preflight_run.need(nets, solver, False, mode) for mode in ("plain", "shared", "lean"))
+    plain, shared, lean = (preflight_run.need(nets, solver, True, mode) for mode in ("plain", "shared", "lean"))
     assert plain.total > shared.total > lean.total
-    between = preflight_run.Place("GPU 0", (lean.total + shared.total) // 2)
+    between = preflight_run.Place("GPU 0", (lean.total + shared.total) // 2, True)
     said = next(preflight_run.memory_lines(nets, solver, [between]))
     assert said.startswith("warning: memory: batch 20 needs")
     assert said.endswith(f"; --memory lean needs {preflight_run.amount(lean.total)}")

@@ -3,7 +3,8 @@
 
 Each mode is a child process with the same net, parameters and input, and all take their steps in turn: a time is the
 ratio to the first mode's step of the same round, medians. Peak is the growth of the resident set, from the start of the
-solver on. Gradients and parameters are compared to the last bit. --modes leaves out what has no room. Needs a built Caffe: prototxt-gen caffe build.
+solver on. Gradients and parameters are compared to the last bit. --modes leaves out what has no room. Needs a built
+Caffe: prototxt-gen caffe build.
 """
 
 from __future__ import annotations
