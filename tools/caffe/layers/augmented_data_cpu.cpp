@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "vector_clones.hpp"
+
 namespace prototxt_gen {
 
 namespace {
@@ -20,17 +22,9 @@ Resize method_of(const CropAxis& axis, Interpolate interpolate) {
   }
 }
 
-// Wider vectors where the machine has them; without fused products, so that every machine gives the same values. The
-// loader chooses before ThreadSanitizer is ready for it.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
-#define PROTOTXT_GEN_WIDE __attribute__((target_clones("avx2", "default")))
-#else
-#define PROTOTXT_GEN_WIDE
-#endif
-
 // to[i] = sum of weight[j] from[j][i], or added to what is there; at most four rows at once.
-PROTOTXT_GEN_WIDE void sum_bytes(const std::uint8_t* const* from, const float* weight, int rows, std::ptrdiff_t values,
-                                 bool add, float* to) {
+PROTOTXT_GEN_CLONES void sum_bytes(const std::uint8_t* const* from, const float* weight, int rows,
+                                   std::ptrdiff_t values, bool add, float* to) {
   const std::uint8_t* const a = from[0];
   const std::uint8_t* const b = from[rows > 1 ? 1 : 0];
   const std::uint8_t* const c = from[rows > 2 ? 2 : 0];

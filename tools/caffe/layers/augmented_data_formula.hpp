@@ -67,9 +67,9 @@ struct DrawStream {
 
 // ---- Order of an epoch ---------------------------------------------------------------------------------------------
 
-// The image at a place of an epoch: a bijection of 0 .. count - 1 in no memory. Eight rounds of a Feistel network permute
-// the smallest square of a power of two that holds count; values past it are permuted again, three times on average at
-// most.
+// The image at a place of an epoch: a bijection of 0 .. count - 1 in no memory. Eight rounds of a Feistel network
+// permute the smallest square of a power of two that holds count; values past it are permuted again, three times on
+// average at most.
 PROTOTXT_GEN_HD std::uint64_t shuffled_index(std::uint64_t place, std::uint64_t count, std::uint64_t seed,
                                              std::uint32_t epoch) {
   int half = 0;
@@ -119,7 +119,7 @@ PROTOTXT_GEN_HD CropWindow resized_window(int x, int y, int width, int height, i
   return {{y, height, crop_size, 0}, {x, width, crop_size, 0}};
 }
 
-// A window of a random area, uniform in [min_area, max_area] of the image's, and a random aspect ratio (width / height),
+// A window of a random area, uniform in [min_area, max_area] of the image's, and a random aspect ratio, width / height,
 // uniform in its logarithm; its corner is uniform over the places where it fits.
 PROTOTXT_GEN_HD CropWindow random_resized_crop(int width, int height, int crop_size, const CropRanges& ranges,
                                                DrawStream* draw) {
@@ -200,7 +200,7 @@ PROTOTXT_GEN_HD void cubic_weights(double t, double* weight) {
 }
 
 // The span and the weights (resize_taps of them at most) of output pixel i. Pixel k of the resized range covers
-// [k r, (k + 1) r) of the image's, r = length / size; its centre is p = (k + 1/2) r - 1/2. Outside the range, LINEAR and
+// [k r, (k + 1) r) of the image's, r = length / size; its centre is p = (k + 1/2) r - 1/2. Outside the range LINEAR and
 // CUBIC read its outermost pixel.
 PROTOTXT_GEN_HD ResizeSpan resize_span(const CropAxis& axis, Resize method, int i, float* weight) {
   const int k = axis.first + i;

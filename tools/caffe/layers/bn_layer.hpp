@@ -23,7 +23,7 @@ class BNLayer : public Layer<Dtype> {
   void LayerSetUp(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) override;
   void Reshape(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top) override;
 
-  // Writes the top of the last forward pass again, bit by bit the same, from the same bottom. Averages stay as they are.
+  // Writes the top of the last forward pass again, bit by bit the same, from the same bottom. The averages stay.
   void Recompute(const std::vector<Blob<Dtype>*>& bottom, const std::vector<Blob<Dtype>*>& top);
 
   const char* type() const override { return "BN"; }

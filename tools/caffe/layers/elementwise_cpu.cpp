@@ -53,7 +53,7 @@ inline float exponential(float x) {
   return e * scale;
 }
 
-PROTOTXT_GEN_VECTOR_CLONES
+PROTOTXT_GEN_CLONES
 void sigmoid_range(Size begin, Size end, const float* x, float* y) {
 #pragma omp simd
   for (Size i = begin; i < end; ++i) {
@@ -62,7 +62,7 @@ void sigmoid_range(Size begin, Size end, const float* x, float* y) {
 }
 
 // By masks of bits, because GCC makes a branch of each comparison of floats here, and signs are a coin's toss.
-PROTOTXT_GEN_VECTOR_CLONES
+PROTOTXT_GEN_CLONES
 void relu_backward_range(Size begin, Size end, float slope, const float* x, const float* dy, float* dx) {
   constexpr std::int32_t kOne = 0x3F800000, kInfinity = 0x7F800000;
   std::int32_t slope_bits;

@@ -29,7 +29,7 @@ Window window(const PoolingShape& s, int axis, Size out) {
 
 // best[j], place[j] against the values row[stride j], which have the places first + stride j.
 template <Size kStride>
-PROTOTXT_GEN_VECTOR_CLONES void raise(Size count, Size any_stride, const float* row, int first, float* best,
+PROTOTXT_GEN_CLONES void raise(Size count, Size any_stride, const float* row, int first, float* best,
                                       int* place) {
   const Size stride = kStride ? kStride : any_stride;
 #pragma omp simd

@@ -1,12 +1,13 @@
-#ifndef PROTOTXT_GEN_VECTOR_CLONES_HPP_
-#define PROTOTXT_GEN_VECTOR_CLONES_HPP_
+// A function with PROTOTXT_GEN_CLONES is compiled for three generations of x86-64, and the loader picks one; what it
+// calls must be inlined. Without contraction to fused operations (-ffp-contract=off) all give the same bits. The loader
+// picks before ThreadSanitizer is ready for it: there, and elsewhere, the plain function is all there is.
+#pragma once
 
-// A function compiled once for each kind of vector registers; the loader picks by what the processor has.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && \
-    !defined(__SANITIZE_ADDRESS__)
-#define PROTOTXT_GEN_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#include <cstddef>  // tells of glibc
+
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_THREAD__)
+#define PROTOTXT_GEN_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
 #else
-#define PROTOTXT_GEN_VECTOR_CLONES
+#define PROTOTXT_GEN_CLONES
 #endif
-
-#endif  // PROTOTXT_GEN_VECTOR_CLONES_HPP_
