@@ -26,10 +26,10 @@ def training_text(config):
     return ENDS + net.dumps() + LOSS
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=[(name, engine) for name in NAMES for engine in ("own", "caffe")], ids="-".join)
 def outcome(request, run_caffe_python, tmp_path_factory):
-    """(recorded, computed) arrays of one net."""
-    name, folder = request.param, tmp_path_factory.mktemp("nets")
+    """(recorded, computed) arrays of one net, computed by our engines or by Caffe's own."""
+    (name, engine), folder = request.param, tmp_path_factory.mktemp("nets")
     config = NETWORKS[NAMES[name]]
     texts = [build(config, PUBLISHED).dumps(), build(config, DEPLOY, input_size=320).dumps(), training_text(config)]
     paths = [folder / f"{i}.prototxt" for i in range(len(texts))]
@@ -37,7 +37,8 @@ def outcome(request, run_caffe_python, tmp_path_factory):
         path.write_text(text)
     output = folder / "out.npz"
     # OpenBLAS may use all cores here: the nets are large.
-    run_caffe_python(HERE / "whole_nets.py", RECORDED, name, *paths, output, environment={"OPENBLAS_NUM_THREADS": ""})
+    settings = {"OPENBLAS_NUM_THREADS": "", "PROTOTXT_GEN_ENGINE": engine}
+    run_caffe_python(HERE / "whole_nets.py", RECORDED, name, *paths, output, environment=settings)
     told = np.load(RECORDED)
     return {key.partition("/")[2]: told[key] for key in told.files if key.startswith(f"{name}/")}, np.load(output)
 
