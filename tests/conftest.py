@@ -1,6 +1,7 @@
 """What the tests share: the command line as users run it, the built Caffe, and a child process to use it in."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,17 @@ def pytest_addoption(parser):
     group = parser.getgroup("Caffe")
     group.addoption("--caffe", metavar="DIR", help="test this Caffe [default: the build for the CPU, made if need be]")
     group.addoption("--gpu", metavar="ID", help="let what runs pycaffe run on this GPU")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals():
+    """Give children the signals of a terminal: nohup, and shells that start jobs behind them, have them ignored."""
+    given = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for one, handler in given.items():
+        signal.signal(one, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
