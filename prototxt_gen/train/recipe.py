@@ -119,7 +119,6 @@ def recipe_files(
         augmentation=AUGMENTATIONS.get(kind), gpus=gpu_count, batch=config.batch_size, total=total,
         preset=preset, updates=updates, test_images=config.test_images, net=NET, solver=SOLVER, deploy=DEPLOYED,
         device=f"--gpu {','.join(map(str, range(gpu_count)))}" if gpu_count else "--cpu",
-        one_thread=not gpu_count and config.input_size <= SMALL_PX,
         few_images=config.batch_size < LEAST_BN_IMAGES, least_images=LEAST_BN_IMAGES,
         paper_errors=PAPER_ERRORS.get((name, network)),
     )

@@ -59,7 +59,6 @@ def test_fashion_mnist_is_for_the_cpu():
     solver = solver_of(texts)
     assert solver.solver_mode == solver.CPU and "device=(--cpu)" in texts[SCRIPT] and solver.max_iter == 1000
     assert list(solver.stepvalue) == [680, 900]
-    assert "export OPENBLAS_NUM_THREADS=1" in texts[SCRIPT]
     assert [round(one, 3) for one in net_of(texts).layer[0].augmented_data_param.mean_value] == [55.845]
 
 
