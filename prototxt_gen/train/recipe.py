@@ -24,8 +24,6 @@ from prototxt_gen.train.solver import NetFacts, Preset, find_preset, render_solv
 NET, DEPLOYED, SOLVER = "train_val.prototxt", "deploy.prototxt", "solver.prototxt"
 SCRIPT, README = "run.sh", "README.md"
 DATA, SNAPSHOTS = "data", "snapshots"
-# Networks of this size and below are so small on the CPU that waking a second thread costs more than it saves.
-SMALL_PX = 32
 LEAST_BN_IMAGES = 32  # of one GPU, which is all that BN sees
 
 
