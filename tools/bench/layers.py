@@ -28,6 +28,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import click
 from reference_layers import library
 
+from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TRAIN
 from prototxt_gen.core.io import read_model
 from prototxt_gen.spec.infer import infer
@@ -35,9 +36,9 @@ from prototxt_gen.train import caffe
 
 ENGINES = Path(__file__).resolve().with_name("layer_engines.py")
 # (N, C, H, W) as in Attention-56 and its relatives, from the stem to the last stage.
-BN_SHAPES = ["32,64,112,112", "32,256,56,56", "32,512,28,28", "32,1024,14,14", "32,2048,7,7"]
+BN_SHAPES = [[32, 64, 112, 112], [32, 256, 56, 56], [32, 512, 28, 28], [32, 1024, 14, 14], [32, 2048, 7, 7]]
 # Doubled in height and width.
-INTERP_SHAPES = ["32,1024,7,7", "32,512,14,14", "32,256,28,28"]
+INTERP_SHAPES = [[32, 1024, 7, 7], [32, 512, 14, 14], [32, 256, 28, 28]]
 BN = """layer {{ name: "layer" type: "{type}" bottom: "x" top: "y"
   bn_param {{ slope_filler {{ value: 1 }} bias_filler {{ value: 0.5 }} }} }}"""
 STOCK_BN = """layer { name: "norm" type: "BatchNorm" bottom: "x" top: "n" }
@@ -144,18 +145,26 @@ def report(case: Case, floors: List[Tuple[float, ...]], seconds: Dict[str, List[
         click.echo(f"{Path(name).name:20}" + "".join(f"{cell:34}" for cell in cells).rstrip())
 
 
+def _shapes(context: click.Context, option: click.Parameter, values: Tuple[str, ...]) -> List[List[int]]:
+    shapes = [[int(size) for size in value.split(",") if size.isdecimal()] for value in values]
+    for shape, value in zip(shapes, values):
+        if len(shape) != 4 or value.count(",") != 3 or not all(shape):
+            raise click.BadParameter(f"'{value}' is not N,C,H,W")
+    return shapes
+
+
 @click.command(help=__doc__)
-@click.option("--bn", multiple=True, metavar="N,C,H,W", help=f"[default: {' '.join(BN_SHAPES)}]")
-@click.option("--interp", multiple=True, metavar="N,C,H,W", help=f"[default: {' '.join(INTERP_SHAPES)}]")
+@click.option("--bn", multiple=True, callback=_shapes, metavar="N,C,H,W", help="[default: sizes of these nets]")
+@click.option("--interp", multiple=True, callback=_shapes, metavar="N,C,H,W", help="[default: sizes of these nets]")
 @click.option("--net", multiple=True, type=click.Path(exists=True, dir_okay=False),
               help="Input layers and what is to be timed; several are compared with the first.")
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
 @click.option("--torch", "torch_python", type=click.Path(exists=True), help="A Python that has PyTorch.")
 @click.option("--caffe", "given", metavar="DIR", help="Another Caffe than the built one.")
-def main(bn: Tuple[str, ...], interp: Tuple[str, ...], net: Tuple[str, ...], rounds: int,
+def main(bn: List[List[int]], interp: List[List[int]], net: Tuple[str, ...], rounds: int,
          torch_python: Optional[str], given: Optional[str]) -> None:
     if not (bn or interp or net):
-        bn, interp = tuple(BN_SHAPES), tuple(INTERP_SHAPES)
+        bn, interp = BN_SHAPES, INTERP_SHAPES
     found = caffe.find(given)
     environment = {**caffe.child_environment(found), "GLOG_minloglevel": "2"}
     engine = Engine([sys.executable, str(ENGINES), "caffe", str(library(found.root))], environment)
@@ -167,10 +176,14 @@ def main(bn: Tuple[str, ...], interp: Tuple[str, ...], net: Tuple[str, ...], rou
                f"copy {2**28 / engine.ask('copy', 2**28) / 1e9:.1f} GB/s read and written")
     for make, shapes in ((bn_case, bn), (interp_case, interp)):
         for shape in shapes:
-            run_case(make([int(size) for size in shape.split(",")]), engine, torch, rounds)
+            run_case(make(shape), engine, torch, rounds)
     if net:
         run_case(net_case(net), engine, torch, rounds)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

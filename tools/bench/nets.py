@@ -23,6 +23,7 @@ import click
 from google.protobuf.json_format import MessageToDict
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
+from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model, read_model, write_text
 from prototxt_gen.nets.builder import build
 from prototxt_gen.nets.configs import NETWORKS
@@ -89,7 +90,8 @@ class Server:
 @click.argument("nets", nargs=-1, metavar="NET...")
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--torch", "python", metavar="PYTHON", help="A Python that has PyTorch.")
+@click.option("--torch", "python", metavar="PYTHON", type=click.Path(exists=True, dir_okay=False),
+              help="A Python that has PyTorch.")
 @click.option("--no-stock", is_flag=True, help="Leave stock layers out.")
 @click.option("--beside", is_flag=True, help="Keep one core busy with another process.")
 @click.option("--caffe", "roots", multiple=True, metavar="DIR", help="Another Caffe to compare; may be repeated.")
@@ -196,4 +198,8 @@ def _described(info: Any) -> Dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Error as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
