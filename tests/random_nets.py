@@ -84,6 +84,7 @@ def reshape(draw, shape):
 def fixed(*texts):
     return lambda draw, shape: draw(st.sampled_from(texts))
 
+
 # By layer type, how its parameters are drawn from the shape of its first bottom.
 TYPES = {
     "Convolution": convolution,

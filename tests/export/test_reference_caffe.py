@@ -218,6 +218,7 @@ def test_every_layer_type_can_be_run_and_is_among_the_cases():
     assert set(rules.types()) == {*layers.types(), *INPUT_TYPES, "Python"}
     assert {case[0] for case in CASES} | {"HDF5Output"} >= set(layers.types())
 
+
 SHARED_MEMORY = [f"""
 layer {{ name: "data" type: "Input" top: "data" input_param {{ shape {{ dim: 2 dim: 3 dim: 4 dim: 4 }} }} }}
 layer {{ name: "x" type: "Power" bottom: "data" top: "x" power_param {{ scale: 2 }} }}

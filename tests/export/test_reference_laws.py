@@ -56,6 +56,7 @@ def test_a_second_run_gives_the_same_and_leaves_the_model_alone(model):
     assert all(np.array_equal(a, b) for name in before for a, b in zip(before[name], model.blobs[name]))
     assert all(np.array_equal(given_inputs[name], inputs[name]) for name in inputs)
 
+
 NET = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 2 dim: 4 dim: 4 } } }
 layer { name: "conv1" type: "Convolution" bottom: "data" top: "conv1"
@@ -101,6 +102,7 @@ def test_shared_parameters_are_the_last_stored():
 def test_blobs_with_the_axes_of_old_files():
     out = forward(replace(read(NET), blobs={"conv1": (BLOBS[0], np.ones((1, 1, 1, 3)))}), {"data": DATA})
     assert (out["conv1"] == 0).all()
+
 
 REFUSED = {
     "no weights": (NET, {}, "layer 'conv1' (Convolution): there are no weights for it\nhint: --weights"),

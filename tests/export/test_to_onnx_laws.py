@@ -92,6 +92,7 @@ def test_random_nets_with_an_open_batch_run_at_another(model):
     for name in found:
         assert_close(found[name], wanted[name.partition(".")[0]], name)
 
+
 windows = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 7), st.integers(0, 4))
 
 
@@ -143,6 +144,7 @@ def test_the_networks_at_full_size_have_their_shapes(name):
     shapes = infer(model.net, TEST).blobs
     blobs = {name for one in model.net.layer for name in one.top}
     assert {name: told[name] for name in blobs} == {name: shapes[name] for name in blobs}
+
 
 VERSIONS = image((1, 2, 3, 3)) + layer("BN", name="bn") + "".join(
     layer(kind, bottom="y", name=name) for kind, name in (("ReLU", "relu"), ("Dropout", "drop"))
@@ -239,6 +241,7 @@ def test_other_opsets_compute_the_same(opset):
     found, wanted = run(exported, images, every=False), run(to_onnx(model), images, every=False)
     assert all(np.allclose(found[name], wanted[name], rtol=1e-5) for name in wanted)
 
+
 SCRIPT = """
 import hashlib
 from prototxt_gen.export.to_onnx import to_onnx
@@ -254,6 +257,7 @@ def test_equal_nets_give_equal_bytes():
     runs = {subprocess.run([sys.executable, "-c", SCRIPT], env={"PYTHONHASHSEED": seed}, capture_output=True,
                            check=True).stdout for seed in ("1", "2")}
     assert len(runs) == 1
+
 
 PLANES = image((2, 4, 5, 5))
 FULL = layer("InnerProduct", "inner_product_param { num_output: 2 }")

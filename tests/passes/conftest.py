@@ -9,6 +9,7 @@ import pytest
 from prototxt_gen.core.graph import TEST
 
 SCRIPT = Path(__file__).with_name("run_nets.py")
+PAIRS = Path(__file__).with_name("caffe_pairs.py")
 
 
 @pytest.fixture(scope="session")
@@ -37,5 +38,17 @@ def run_in_caffe(run_caffe_python, tmp_path_factory):
                     position, layer = name.split("/", 1)
                     found[int(number)][1].setdefault(layer, {})[int(position)] = results[key]
         return found
+
+    return run
+
+
+@pytest.fixture
+def caffe_pairs(run_caffe_python, tmp_path):
+    """Run pairs of nets as caffe_pairs.py wants them; return what it found of each."""
+
+    def run(jobs):
+        (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+        run_caffe_python(PAIRS, tmp_path / "jobs.json", tmp_path / "found.json")
+        return json.loads((tmp_path / "found.json").read_text())
 
     return run

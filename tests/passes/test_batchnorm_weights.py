@@ -114,6 +114,7 @@ def test_a_shared_slope_cannot_make_up_for_it():
     with pytest.raises(Error, match="1 channels need a gamma of their own"):
         split(bn(fourth=[1, 1, 1, 500], rest='param { name: "g" }'))
 
+
 WRONG = {
     "BN has 4 blobs, and the weights hold 3": lambda m: {"n": m.blobs["n"][:3]},
     "the blobs of a BN have one size, not 4, 4, 4, 3": lambda m: {"n": (*m.blobs["n"][:3], m.blobs["n"][3][:, :3])},
@@ -155,6 +156,7 @@ def test_nets_of_2014_are_upgraded_first():
 
 # Laws, and Caffe.
 
+
 @quick
 @given(model=random_nets.models(types=NORMS))
 def test_splitting_and_merging_change_no_values(model):
@@ -184,6 +186,7 @@ def test_split_then_merge_is_nothing(model):
         for old, new in zip(blobs, back.model.blobs[name]):
             np.testing.assert_allclose(new, old, rtol=3e-7)
             assert new.shape == old.shape and new.dtype == old.dtype
+
 
 CHAIN = DATA + """
 layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param { num_output: 6 kernel_size: 3 } }

@@ -21,7 +21,6 @@ from prototxt_gen.passes.training import deploy_to_train
 from prototxt_gen.spec.infer import infer
 from texts import HEAD, LOSS, NetParameter, conv, data, image, ip, layer, model, names
 
-PAIRS = Path(__file__).with_name("caffe_pairs.py")
 
 quick = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 PAPER_NETS = [name for name, config in NETWORKS.items() if config.published_name]
@@ -71,6 +70,7 @@ def test_means(mean, wanted):
     assert done.model.net == build(NETWORKS["attention56"], data=DataEnds(mean=wanted)).net
 
 # train-to-deploy
+
 
 BODY = ["data:Input", "conv:Convolution", "relu:ReLU", "fc:InnerProduct"]
 # What is trained, and the layers that are left as name:type.

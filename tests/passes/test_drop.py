@@ -31,6 +31,7 @@ def layer(name, kind, bottoms, tops="", rest=""):
     both += "".join(f'top: "{one}" ' for one in (tops or name).split())
     return f'layer {{ name: "{name}" type: "{kind}" {both} {rest} }}\n'
 
+
 A = layer("a", "ReLU", "data")
 # Text, what it becomes.
 DROPPED = {

@@ -1,7 +1,5 @@
 """fix-interp: fixed sizes at any size of the net, the same values in Caffe, and what is left alone."""
 
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,18 +15,11 @@ from prototxt_gen.passes.inputs import batch, fix_interp, resize_input
 from prototxt_gen.spec.infer import infer
 from texts import image, layer, model, padded
 
-PAIRS = Path(__file__).with_name("caffe_pairs.py")
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-PAPER_NETS = [name for name, config in NETWORKS.items() if config.published_name]
 NAMES = ["attention56", "attentionnext92", "attention92-cifar"]
 SMALL = vary(NETWORKS["attention56-cifar"], dict(widths="4,8,8,8", stem_width="4"))
 
-
-def run_pairs(run_caffe_python, folder, jobs):
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    run_caffe_python(PAIRS, folder / "jobs.json", folder / "found.json")
-    return json.loads((folder / "found.json").read_text())
 
 @pytest.mark.parametrize("name", NAMES)
 def test_fixing_and_resizing_change_places(name):
@@ -45,6 +36,7 @@ def test_fixing_and_resizing_change_places(name):
     there = fix_interp(deploy, input_shapes=shapes).model.net
     assert there == resize_input(fixed.model, input_shapes=shapes).model.net
     assert there == fix_interp(build(config, DEPLOY, input_size=size)).model.net
+
 
 INTERPS = {
     "a second bottom that others read": (
@@ -66,7 +58,7 @@ INTERPS = {
 
 
 @pytest.mark.parametrize("text, silences", INTERPS.values(), ids=INTERPS)
-def test_fixed_interps_in_caffe(run_caffe_python, tmp_path, text, silences):
+def test_fixed_interps_in_caffe(caffe_pairs, text, silences):
     old = model(image(2, 3, 8, 7) + text)
     done = fix_interp(old)
     assert sum(one.type == "Silence" for one in done.model.net.layer) == silences
@@ -75,7 +67,7 @@ def test_fixed_interps_in_caffe(run_caffe_python, tmp_path, text, silences):
             param = one.interp_param
             assert len(one.bottom) == 1 and param.height and param.width
             assert not param.HasField("zoom_factor") and not param.HasField("shrink_factor")
-    [found] = run_pairs(run_caffe_python, tmp_path, [
+    [found] = caffe_pairs([
         dict(a=dumps(old.net), b=dumps(done.model.net), phase_a=TEST, phase_b=TEST)])
     assert found["outputs_a"] == found["outputs_b"]
     assert {one.top[0] for one in old.net.layer} <= set(found["apart"]) and not any(found["apart"].values())
@@ -123,7 +115,7 @@ def test_random_nets_with_fixed_interps_compute_the_same(random):
     assert all(np.array_equal(found[name], wanted[name], equal_nan=True) for name in wanted)
 
 
-def test_a_small_attention_net_at_other_sizes_in_caffe(run_caffe_python, tmp_path):
+def test_a_small_attention_net_at_other_sizes_in_caffe(caffe_pairs):
     """The same blobs from the net built for 40 pixels, the resized one, and the one with fixed Interps."""
     deploy = build(SMALL, DEPLOY)
     built = dumps(build(SMALL, DEPLOY, input_size=40).net)
@@ -131,7 +123,7 @@ def test_a_small_attention_net_at_other_sizes_in_caffe(run_caffe_python, tmp_pat
     others = [resize_input(deploy, input_shapes=shapes), fix_interp(deploy, input_shapes=shapes),
               resize_input(fix_interp(deploy).model, input_shapes=shapes),
               batch(resize_input(deploy, input_shapes=shapes).model, batch_size=3)]
-    found = run_pairs(run_caffe_python, tmp_path, [
+    found = caffe_pairs([
         dict(a=built, b=dumps(one.model.net), phase_a=TEST, phase_b=TEST) for one in others])
     for one in found:
         assert one["outputs_a"] == one["outputs_b"] == ["cls"] and one["shapes"]["cls"] == [1, 10]

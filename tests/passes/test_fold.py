@@ -40,6 +40,7 @@ def conv(name, bottom, rest="", kind="Convolution", more=""):
 def fc(name, bottom, rest="", more=""):
     return layer(name, "InnerProduct", bottom, "inner_product_param { num_output: 6 %s } %s" % (rest, more))
 
+
 RELU = layer("relu", "ReLU", "data")
 BIASED = "scale_param { bias_term: true }"
 # Nets of which everything is folded: the text, and the names of the layers that stay.
@@ -133,6 +134,7 @@ def test_a_blob_that_is_left_holds_the_same_values(model):
     assert infer(result.model.net, TEST).learnable <= infer(model.net, TEST).learnable + sum(
         one.convolution_param.num_output + one.inner_product_param.num_output for one in result.model.net.layer)
 
+
 # What stays, and why: the reason of layer 'n'.
 BN = layer("n", "BN", "c")
 LEFT = {
@@ -207,6 +209,7 @@ def test_the_new_bias_learns_as_the_old_did():
     assert not kept.convolution_param.HasField("bias_term")
     assert [(one.name, one.lr_mult, one.decay_mult) for one in kept.param] == [("", 3, 1), ("", 2, 0)]
 
+
 DAMAGED = {
     "Convolution has 2 blobs here, and the weights hold 1": ("c", lambda blobs: blobs[:1]),
     "its weights .7, 4, 3, 3. do not fit num_output 6": ("c", lambda blobs: (np.zeros((7, 4, 3, 3)), blobs[1])),
@@ -245,6 +248,7 @@ def test_the_statistic_says_what_the_fourth_blob_is():
     by_std, by_variance = (fold(model, bn_statistic=one).model.blobs["c"][0] for one in ("inv-std", "variance"))
     expected = 1 / np.sqrt(fourth + 1e-5) / fourth
     np.testing.assert_allclose(by_variance / by_std, np.tile(expected, (120, 1)).T, rtol=1e-5)
+
 
 COVERAGE = {"attention56": (70, 107), "attention92": (115, 176), "attentionnext56": (107, 107),
             "attentionnext92": (173, 173)}

@@ -34,6 +34,7 @@ def scale(name, bottom, top="", rest=""):
 def power(name, bottom, top="", rest="scale: 3 shift: -0.5"):
     return layer(name, "Power", bottom, top, "power_param { %s }" % rest)
 
+
 A = layer("a", "TanH", "data")
 BIASED = "scale_param { bias_term: true bias_filler { value: 2 } }"
 # Text, what it becomes.

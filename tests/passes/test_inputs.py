@@ -1,8 +1,6 @@
 """resize-input and batch: the builder's nets of other sizes and batches, the same values, and refusals."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,23 +14,16 @@ from prototxt_gen.core.io import loads
 from prototxt_gen.export.reference import forward
 from prototxt_gen.nets.builder import DEPLOY, PUBLISHED, build
 from prototxt_gen.nets.builder import TRAIN as TRAINING
-from prototxt_gen.nets.configs import NETWORKS, vary
+from prototxt_gen.nets.configs import NETWORKS
 from prototxt_gen.passes.inputs import batch, resize_input
 from prototxt_gen.spec.infer import infer
 from texts import NetParameter, image, layer, model, padded
 
-PAIRS = Path(__file__).with_name("caffe_pairs.py")
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 PAPER_NETS = [name for name, config in NETWORKS.items() if config.published_name]
 NAMES = ["attention56", "attentionnext92", "attention92-cifar"]
-SMALL = vary(NETWORKS["attention56-cifar"], dict(widths="4,8,8,8", stem_width="4"))
 
-
-def run_pairs(run_caffe_python, folder, jobs):
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    run_caffe_python(PAIRS, folder / "jobs.json", folder / "found.json")
-    return json.loads((folder / "found.json").read_text())
 
 # resize-input
 
@@ -52,6 +43,7 @@ def test_a_size_that_leaves_the_last_plane_leaves_the_pooling():
     done = resize_input(build(config, DEPLOY), input_shapes={"data": (2, 3, 220, 222)})
     assert done.edits == ("layer 'data': 1x3x224x224 -> 2x3x220x222",)
     assert done.model.net.layer[-3].pooling_param.kernel_size == 7
+
 
 NINE = "image_data_param { new_height: 9 new_width: 9 }"
 INPUTS = {
@@ -88,6 +80,7 @@ def test_where_a_shape_stands(old, shape, new):
     given_model = model(old)
     assert resize_input(given_model, input_shapes={"data": shape}).model.net == loads(new, NetParameter)
     assert given_model.net == loads(old, NetParameter)
+
 
 IP = layer("InnerProduct", "data", "ip", "inner_product_param { num_output: 2 }")
 UP = "interp_param { height: 8 width: 8 }"
@@ -205,6 +198,7 @@ def test_what_a_batch_leaves_alone():
     assert [(one.layer, one.reason) for one in done.skipped] == [("py", "no field of the file sets its batch")]
     assert done.edits == ("layer 'data': batch of 5",)
     assert done.model.net.layer[1:] == model(text).net.layer[1:]
+
 
 BATCH_REFUSALS = {
     "none": (image(1, 3, 8, 8), 0, "a batch of 0 is none"),

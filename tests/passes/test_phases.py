@@ -1,6 +1,5 @@
 """split-phases and merge-phases: each phase is the net that it was, in every stage and level."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from prototxt_gen.spec.infer import infer
 from texts import NetParameter, model
 
 TESTS = Path(__file__).parent.parent
-PAIRS = Path(__file__).with_name("caffe_pairs.py")
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 FILES = sorted(path for folder in ("spec/nets", "check/lint") for path in (TESTS / folder).rglob("*.prototxt")
@@ -94,6 +92,7 @@ def test_every_net_of_the_tests_splits_and_merges():
             assert kept(half.net, net_state(TRAIN + TEST - phase)) == kept(half.net, net_state(phase)), path
     assert split > 50
 
+
 RULES = st.builds(
     lambda phase, least, most, stage, other: " ".join(filter(None, (phase, least, most, stage, other))),
     st.sampled_from(["", "phase: TRAIN", "phase: TEST"]), st.sampled_from(["", "", "min_level: 1"]),
@@ -146,6 +145,7 @@ def test_random_nets_compute_the_same_after_it(random, data):
         assert all(np.array_equal(found[name], wanted[name], equal_nan=True) for name in wanted)
     assert {**train.blobs, **test.blobs}.keys() == {layer.name for layer in merged.net.layer} & random.blobs.keys()
 
+
 TWO_PHASES = """
 layer { name: "data" type: "Input" top: "data" input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } } }
 layer { name: "conv" type: "Convolution" bottom: "data" top: "conv"
@@ -160,15 +160,13 @@ layer { name: "prob" type: "Softmax" bottom: "other" top: "prob" include { phase
 """
 
 
-def test_caffe_computes_the_same(run_caffe_python, tmp_path):
+def test_caffe_computes_the_same(caffe_pairs):
     whole = model(TWO_PHASES)
     jobs = []
     for phase, half in zip((TRAIN, TEST), halves(whole)):
         for net in (half.net, joined(whole).net):
             jobs.append(dict(a=dumps(whole.net), phase_a=phase, b=dumps(net), phase_b=phase))
-    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    run_caffe_python(PAIRS, tmp_path / "jobs.json", tmp_path / "found.json")
-    for found in json.loads((tmp_path / "found.json").read_text()):
+    for found in caffe_pairs(jobs):
         assert found["outputs_a"] == found["outputs_b"] == ["prob"]
         assert set(found["apart"]) >= {"data", "conv", "prob"} and not any(found["apart"].values())
 

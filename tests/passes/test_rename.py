@@ -1,7 +1,5 @@
 """rename: names change, and nothing else."""
 
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +16,6 @@ from prototxt_gen.nets.builder import build
 from prototxt_gen.nets.configs import NETWORKS
 from prototxt_gen.passes.rename import read_map, rename
 
-PAIRS = Path(__file__).with_name("caffe_pairs.py")
 
 NetParameter = DEFAULT_DIALECT.message("NetParameter")
 quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -121,16 +118,15 @@ def test_random_nets_compute_the_same_under_other_names(random, data):
     assert back.net == random.net and back.blobs == random.blobs
 
 
-def test_caffe_computes_the_same(run_caffe_python, tmp_path):
+def test_caffe_computes_the_same(caffe_pairs):
     other = rename(model(), renames=[("^conv", "block/conv"), ("data", "image")]).model
     layers = {one.name: new.name for one, new in zip(model().net.layer, other.net.layer)}
     blobs = {one: new for a, b in zip(model().net.layer, other.net.layer) for one, new in zip(a.top, b.top)}
     job = dict(a=NET, b=dumps(other.net), phase_a=1, phase_b=1, layers=layers, blobs=blobs)
-    (tmp_path / "jobs.json").write_text(json.dumps([job]))
-    run_caffe_python(PAIRS, tmp_path / "jobs.json", tmp_path / "found.json")
-    [found] = json.loads((tmp_path / "found.json").read_text())
+    [found] = caffe_pairs([job])
     assert found["outputs_b"] == ["block/conv10"]
     assert found["apart"] == dict.fromkeys(["image", "block/conv1", "block/conv2_out", "block/conv10"], 0)
+
 
 MAPS = {
     "columns": ("# names\nconv1 first\nconv2\tsecond   # the other\n\n", (("conv1", "first"), ("conv2", "second"))),

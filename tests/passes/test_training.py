@@ -1,7 +1,5 @@
 """deploy-to-train: nets of others that can be trained, refusals, the same values in Caffe after train-to-deploy."""
 
-import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from prototxt_gen.spec.infer import infer
 from prototxt_gen.train.data import Image, datum, write_lmdb
 from texts import HEAD, LOSS, conv, data, image, ip, layer, model, names
 
-PAIRS = Path(__file__).with_name("caffe_pairs.py")
 
 quick = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 PAPER_NETS = [name for name, config in NETWORKS.items() if config.published_name]
@@ -132,7 +129,7 @@ def images(tmp_path_factory):
     return str(folder / "lmdb")
 
 
-def test_deployed_nets_compute_in_caffe_what_the_training_nets_do_in_test(run_caffe_python, tmp_path, images):
+def test_deployed_nets_compute_in_caffe_what_the_training_nets_do_in_test(caffe_pairs, images):
     """On the very images that the Data layer hands out; the third-party nets are trained ones of deploy files."""
     small = vary(NETWORKS["attention56-cifar"], dict(widths="4,8,8,8", stem_width="4"))
     ours = build(small, data=DataEnds(images, images, small.mean), batch_size=2, test_batch_size=3)
@@ -145,9 +142,7 @@ def test_deployed_nets_compute_in_caffe_what_the_training_nets_do_in_test(run_ca
             for _, _, _, net in nets]
     # The training nets load in TRAIN, too, and are the same there.
     jobs += [dict(a=dumps(net.net), b=dumps(net.net), phase_a=TRAIN, phase_b=TRAIN) for _, _, _, net in nets]
-    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    run_caffe_python(PAIRS, tmp_path / "jobs.json", tmp_path / "found.json")
-    found = json.loads((tmp_path / "found.json").read_text())
+    found = caffe_pairs(jobs)
     for (image_blob, scores, end, net), one in zip(nets, found):
         assert one["outputs_b"] == [end] and "accuracy/top1" in one["outputs_a"]
         common = {top for layer in layers_in(net.net, net_state(TEST, net.net)) for top in layer.top}

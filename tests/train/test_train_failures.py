@@ -51,6 +51,7 @@ def meaning(caffe_build, job, *arguments):
     assert found is not None, lines
     return f"{found.means}: {found.advice}"
 
+
 NET, SOLVER = "net.prototxt", "solver.prototxt"
 
 

@@ -79,6 +79,28 @@ PROTOTXT_GEN_KERNEL BnMean<T> bn_whole(T mean) {
   return {mean, T(0)};
 }
 
+// Writes the two sums of a block's slice, of what add(offset, &first, &second) adds for each of its values.
+template <typename Block, typename Add>
+PROTOTXT_GEN_KERNEL void bn_slice_sums(const Block& block, const BnShape& shape, std::ptrdiff_t slices, BnSums* shared,
+                                       double* sums, const Add& add) {
+  block.each([&](int t) {
+    double first = 0, second = 0;
+    for (BnWalk walk(shape, slices, block.index(), block.threads(), t); walk.more(); walk.next()) {
+      add(walk.offset, &first, &second);
+    }
+    shared->first[t] = first;
+    shared->second[t] = second;
+  });
+  block_sum(block, shared->first);
+  block_sum(block, shared->second);
+  block.each([&](int t) {
+    if (t == 0) {
+      sums[2 * block.index()] = shared->first[0];
+      sums[2 * block.index() + 1] = shared->second[0];
+    }
+  });
+}
+
 // Sums of d and of d^2 over each slice, d = x - the channel's first value. That value is one of those summed, so that
 // the variance is at least (its distance from the mean)^2 / values: what cancels in mean(d^2) - mean(d)^2 costs at most
 // a factor of the number of values in double precision, whatever the data.
@@ -93,23 +115,10 @@ struct BnMoments {
   template <typename Block>
   PROTOTXT_GEN_KERNEL void operator()(const Block& block, Shared* shared) const {
     const double start = static_cast<double>(x[block.index() / slices * shape.spatial]);
-    block.each([&](int t) {
-      double sum = 0, squares = 0;
-      for (BnWalk walk(shape, slices, block.index(), block.threads(), t); walk.more(); walk.next()) {
-        const double d = static_cast<double>(x[walk.offset]) - start;
-        sum += d;
-        squares += d * d;
-      }
-      shared->first[t] = sum;
-      shared->second[t] = squares;
-    });
-    block_sum(block, shared->first);
-    block_sum(block, shared->second);
-    block.each([&](int t) {
-      if (t == 0) {
-        sums[2 * block.index()] = shared->first[0];
-        sums[2 * block.index() + 1] = shared->second[0];
-      }
+    bn_slice_sums(block, shape, slices, shared, sums, [&](std::ptrdiff_t at, double* sum, double* squares) {
+      const double d = static_cast<double>(x[at]) - start;
+      *sum += d;
+      *squares += d * d;
     });
   }
 };
@@ -189,23 +198,10 @@ struct BnDiffSums {
   template <typename Block>
   PROTOTXT_GEN_KERNEL void operator()(const Block& block, Shared* shared) const {
     const BnMean<T> mu = bn_whole(mean[block.index() / slices]);
-    block.each([&](int t) {
-      double sum = 0, product = 0;
-      for (BnWalk walk(shape, slices, block.index(), block.threads(), t); walk.more(); walk.next()) {
-        const double diff = static_cast<double>(dy[walk.offset]);
-        sum += diff;
-        product += x ? diff * static_cast<double>(bn_centre(x[walk.offset], mu)) : 0;
-      }
-      shared->first[t] = sum;
-      shared->second[t] = product;
-    });
-    block_sum(block, shared->first);
-    block_sum(block, shared->second);
-    block.each([&](int t) {
-      if (t == 0) {
-        sums[2 * block.index()] = shared->first[0];
-        sums[2 * block.index() + 1] = shared->second[0];
-      }
+    bn_slice_sums(block, shape, slices, shared, sums, [&](std::ptrdiff_t at, double* sum, double* product) {
+      const double diff = static_cast<double>(dy[at]);
+      *sum += diff;
+      *product += x ? diff * static_cast<double>(bn_centre(x[at], mu)) : 0;
     });
   }
 };
