@@ -30,7 +30,7 @@ out = [net.blobs["y"].data, net.blobs["x"].diff] + [part for blob in net.params.
 
 @pytest.fixture(scope="module")
 def library(caffe_build):
-    code = "import sys, pathlib, reference_layers as r; print(r.library(pathlib.Path(sys.argv[1])))"
+    code = "import sys, pathlib, reference_layers as r; print(r.compiled(pathlib.Path(sys.argv[1])))"
     done = subprocess.run([sys.executable, "-c", code, str(caffe_build.root)], cwd=BENCH, capture_output=True,
                           text=True)
     assert done.returncode == 0, done.stderr

@@ -34,14 +34,14 @@ def repeated(forward, backward):
 
 
 class Caffe:
-    def __init__(self, library):
+    def __init__(self, path):
         # caffe.io brings image libraries that nothing here needs.
         sys.modules["caffe.io"] = types.ModuleType("caffe.io")
         import caffe
         import numpy
 
         self.caffe, self.numpy, self.nets = caffe, numpy, {}
-        self.library = ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+        self.native = ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
         self.buffers = {}
 
     def load(self, name, text):
@@ -79,12 +79,12 @@ class Caffe:
     def copy(self, count):
         half = count // 8 + 1
         to, from_ = self._floats("to", half), self._floats("from", half)
-        move = lambda: self.library.copy_bytes(to, from_, ctypes.c_long(count))
+        move = lambda: self.native.copy_bytes(to, from_, ctypes.c_long(count))
         return sum(repeated(move, move)) / 2
 
     def multiply(self, size):
         a, b, c = (self._floats(name, size * size) for name in "abc")
-        product = lambda: self.library.multiply(c, a, b, size)
+        product = lambda: self.native.multiply(c, a, b, size)
         return sum(repeated(product, product)) / 2
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import click
-from reference_layers import library
+from reference_layers import compiled
 
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TRAIN
@@ -167,7 +167,7 @@ def main(bn: List[List[int]], interp: List[List[int]], net: Tuple[str, ...], rou
         bn, interp = BN_SHAPES, INTERP_SHAPES
     found = caffe.find(given)
     environment = {**caffe.child_environment(found), "GLOG_minloglevel": "2"}
-    engine = Engine([sys.executable, str(ENGINES), "caffe", str(library(found.root))], environment)
+    engine = Engine([sys.executable, str(ENGINES), "caffe", str(compiled(found.root))], environment)
     if torch_python is None and importlib.util.find_spec("torch"):
         torch_python = sys.executable
     torch = Engine([torch_python, str(ENGINES), "torch"], dict(os.environ)) if torch_python else None

@@ -24,7 +24,7 @@ FLAGS = ["-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-w", "-DCPU_ONLY"
 INCLUDES = ["/usr/include/openblas", f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}"]
 
 
-def library(root: Path) -> Path:
+def compiled(root: Path) -> Path:
     """Return the library for the Caffe below ``root``, compiled when it is not there yet."""
     code = hashlib.sha256(str(root).encode() + b"".join(path.read_bytes() for path in SOURCES)).hexdigest()[:16]
     target = caffe_build.cache_dir().parent / "bench" / f"reference-{code}.so"
