@@ -6,9 +6,10 @@ from functools import lru_cache
 from typing import Dict, FrozenSet, Iterable, Iterator, List, Set
 
 from prototxt_gen.check.lint import FILE, NET, NOTE, WARNING, Hit, registry
-from prototxt_gen.check.lint_view import NetFile, NetView, is_loss
+from prototxt_gen.check.lint_view import NetFile, NetView
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, Dialect
 from prototxt_gen.core.errors import did_you_mean
+from prototxt_gen.core.graph import is_loss
 from prototxt_gen.spec.infer import rules as layer_rules
 
 MOST_GUESSES = 16

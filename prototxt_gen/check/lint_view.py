@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
-from prototxt_gen.core.graph import TEST, TRAIN, Graph, Version, layers_in, net_state
+from prototxt_gen.core.graph import TEST, TRAIN, Graph, Version, is_loss, layers_in, net_state
 from prototxt_gen.core.locations import Locations
 from prototxt_gen.core.locations import Place as TextPlace
 from prototxt_gen.core.upgrade import upgrade_net
@@ -178,12 +178,6 @@ def batch_of(layer: Any) -> Tuple[str, int]:
     """Return the field that holds a data layer's batch_size, and its value; an empty name for any other layer."""
     field = BATCH_FIELDS.get(layer.type, "")
     return (field, getattr(layer, field).batch_size) if field else ("", 0)
-
-
-def is_loss(layer: Any) -> bool:
-    """True for a layer that adds to what is minimised."""
-    weights = layer.loss_weight
-    return any(weights) if weights else layer.type.endswith("Loss")
 
 
 def _upgraded(net: Any, where: str) -> Tuple[Any, List[str], Sequence[str]]:

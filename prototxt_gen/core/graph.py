@@ -94,10 +94,26 @@ class Graph:
             yield from made
 
 
-def shares_memory(layer: Any) -> bool:
-    """True where a layer's tops are no copies: in Caffe they stand in the memory of its first bottom."""
+def shares_memory(layer: Any, diff: bool = False) -> bool:
+    """True where a layer's tops are no copies: in Caffe they stand in the memory of its first bottom.
+
+    Their differences, too, but for those of a Split: ``diff`` asks about them.
+    """
     alone = len(layer.bottom) == len(layer.top) == 1
-    return layer.type in ("Split", "Flatten", "Reshape") or (alone and layer.type in ("Concat", "Slice"))
+    if layer.type == "Split":
+        return not diff
+    return layer.type in ("Flatten", "Reshape") or (alone and layer.type in ("Concat", "Slice"))
+
+
+def loss_weights(layer: Any) -> List[float]:
+    """Return the weight of each of a layer's tops in what is minimised."""
+    given = list(layer.loss_weight) or [1.0] * layer.type.endswith("Loss")
+    return [*given, *[0.0] * (len(layer.top) - len(given))]
+
+
+def is_loss(layer: Any) -> bool:
+    """True for a layer that adds to what is minimised."""
+    return any(loss_weights(layer))
 
 
 def shared_writes(layers: Iterable[Any]) -> Iterator[Tuple[Any, str]]:

@@ -12,16 +12,16 @@ import functools
 import importlib.util
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Set, Tuple
 
-from prototxt_gen.core.graph import TRAIN
+from prototxt_gen.core.graph import TRAIN, loss_weights, shares_memory
+from prototxt_gen.spec.backward import Backward, backward_passes
 from prototxt_gen.spec.infer import LayerInfo, NetInfo
 
 PLAIN, SHARED, LEAN = SHARING = ("plain", "shared", "lean")
 RULE = re.compile(r"^LAYER_RULE\((\w+), k(\w+)\)$", re.MULTILINE)
-SHARES_DATA = ("Split", "Reshape", "Flatten")
 SIZE_ONLY = ("Interp", "Crop")  # their second bottoms tell a size, and get no difference
 
 Moments = Tuple[int, int]
@@ -29,14 +29,12 @@ Moments = Tuple[int, int]
 
 @dataclass
 class Node:
-    """A layer with its blobs as numbers, and what Net::Init finds of its backward pass."""
+    """A layer with its blobs as numbers, and its backward pass."""
 
     info: LayerInfo
     bottoms: List[int]
     tops: List[int]
-    weights: List[float]  # of its tops in the loss
-    backward: bool = False
-    bottom_backward: List[bool] = field(default_factory=list)
+    backward: Backward
 
     @property
     def type(self) -> str:
@@ -68,8 +66,7 @@ class Node:
 
     def shares(self, diff: bool) -> bool:
         """True where its tops stand in the memory of its first bottom."""
-        alone = len(self.bottoms) == len(self.tops) == 1 and self.type in ("Concat", "Slice")
-        return alone or (self.type in SHARES_DATA and not (diff and self.type == "Split"))
+        return shares_memory(self.info.layer, diff)
 
 
 @dataclass
@@ -116,13 +113,12 @@ class _Planner:
         self.names: List[str] = []
         self.values: List[int] = []
         self._numbers: Dict[str, int] = {}
-        self.nodes = [self._node(layer) for layer in info.layers]
+        self.nodes = [self._node(*both) for both in zip(info.layers, backward_passes(info))]
         self.kept = self._kept()
-        _find_backward(self.nodes, self.names)
         self.arrays: List[Array] = []
         self.shared: Tuple[Set[str], Set[str]] = (set(), set())
 
-    def _node(self, layer: LayerInfo) -> Node:
+    def _node(self, layer: LayerInfo, backward: Backward) -> Node:
         bottoms = [self._numbers[name] for name in layer.bottoms]
         tops = []
         for position, (name, shape) in enumerate(zip(layer.tops, layer.top_shapes)):
@@ -133,7 +129,7 @@ class _Planner:
             number = self._numbers[name]
             self.values[number] = max(self.values[number], math.prod(shape or ()))
             tops.append(number)
-        return Node(layer, bottoms, tops, loss_weights(layer))
+        return Node(layer, bottoms, tops, backward)
 
     def _kept(self) -> Set[int]:
         """Return the blobs that are results of the net or carry the weight of a loss."""
@@ -141,7 +137,8 @@ class _Planner:
         for node in self.nodes:
             kept.difference_update(node.bottoms)
             kept.update(node.tops)
-        return kept.union(*([top for top, one in zip(node.tops, node.weights) if one] for node in self.nodes))
+        return kept.union(*([top for top, weight in zip(node.tops, loss_weights(node.info.layer)) if weight]
+                            for node in self.nodes))
 
     def plan(self) -> Plan:
         self._add_data()
@@ -172,7 +169,7 @@ class _Planner:
                 root = roots[bottom]
                 readers[root].append(index)
                 apart[root] |= node.reads is None
-                if self.trains and node.backward and node.reads in ("Bottoms", "Both", "Metric"):
+                if self.trains and node.backward.runs and node.reads in ("Bottoms", "Both", "Metric"):
                     later[root].append(index)
             for top in node.tops:
                 root = roots[top]
@@ -182,7 +179,7 @@ class _Planner:
                     continue
                 writers[root].append(index)
                 apart[root] |= aliased[root]
-                if self.trains and node.backward and node.reads in ("Tops", "Both"):
+                if self.trains and node.backward.runs and node.reads in ("Tops", "Both"):
                     later[root].append(index)
         for blob in self.kept:
             apart[roots[blob]] = True
@@ -221,18 +218,18 @@ class _Planner:
         for index, node in enumerate(self.nodes):
             for position, bottom in enumerate(node.bottoms):
                 root = roots[bottom]
-                scratch = node.backward and not node.bottom_backward[position]
+                scratch = node.backward.runs and not node.backward.bottoms[position]
                 apart[root] |= node.reads in (None, "Metric") or scratch
-                zero[root] = not node.backward or (position > 0 and node.type in SIZE_ONLY)
+                zero[root] = not node.backward.runs or (position > 0 and node.type in SIZE_ONLY)
                 born[root] = index
             for position, top in enumerate(node.tops):
                 root = roots[top]
                 in_place = position < len(node.bottoms) and node.bottoms[position] == top
-                apart[root] |= node.keeps_tops or (in_place and not node.backward)
+                apart[root] |= node.keeps_tops or (in_place and not node.backward.runs)
                 tops[root] += 1
                 if dies[root] < 0:
                     dies[root] = index
-                    apart[root] |= not node.backward
+                    apart[root] |= not node.backward.runs
         for blob in self.kept:
             apart[roots[blob]] = True
         members: Dict[int, List[int]] = {}
@@ -261,37 +258,3 @@ class _Planner:
                 slots.append(array.values)
                 taken.append(moments)
         return slots
-
-
-def loss_weights(layer: LayerInfo) -> List[float]:
-    """Return the weight of each top in the loss."""
-    given = list(layer.layer.loss_weight)
-    if not given and layer.type.endswith("Loss"):
-        given = [1]
-    return [*given, *[0] * (len(layer.tops) - len(given))]
-
-
-def _find_backward(nodes: List[Node], names: List[str]) -> None:
-    """Set which backward passes run and where they propagate to, as Net::Init finds it."""
-    needs = [False] * len(names)
-    for node in nodes:
-        asked = list(node.info.layer.propagate_down)
-        node.bottom_backward = [bool(asked[i]) if asked else needs[blob] for i, blob in enumerate(node.bottoms)]
-        specs = node.info.layer.param
-        learns = any((specs[i].lr_mult if i < len(specs) else 1) != 0 for i in range(len(node.info.params)))
-        node.backward = learns or any(needs[blob] for blob in node.bottoms)
-        for blob in node.tops if node.backward else ():
-            needs[blob] = True
-    under_loss: Set[int] = set()
-    skipped: Set[int] = set()
-    for node in reversed(nodes):
-        contributes = any(node.weights) or any(blob in under_loss for blob in node.tops)
-        if node.backward and all(blob in skipped for blob in node.tops):
-            node.backward = False
-            node.bottom_backward = [False] * len(node.bottoms)
-        if contributes:
-            under_loss.update(node.bottoms)
-        else:
-            node.backward = False
-            node.bottom_backward = [False] * len(node.bottoms)
-        skipped.update(blob for blob, runs in zip(node.bottoms, node.bottom_backward) if not runs)

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, Set
 
 from prototxt_gen.core.errors import Error, did_you_mean
-from prototxt_gen.core.graph import TRAIN
+from prototxt_gen.core.graph import TRAIN, shares_memory
+from prototxt_gen.spec.backward import backward_passes
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
 from prototxt_gen.spec.lean import PLAIN, plan
 
@@ -29,9 +30,6 @@ PREFETCHING = {
     "WindowData": "window_data_param",
 }
 IMAGE_PREFETCH = 4  # batches; some types have a field for it
-SHARES_DATA = {"Split", "Reshape", "Flatten"}
-SHARES_DIFF = {"Reshape", "Flatten"}
-SINGLE_SHARES = {"Concat": "bottom_shapes", "Slice": "top_shapes"}  # with one bottom or top they share everything
 # What our Caffe's convolutions take on the CPU: compiled kernels, and scratch of the threads together. Measured with 2
 # threads: 8 to 31 MB for the nets of the tests.
 ENGINE_BYTES = 20 * 10**6
@@ -97,7 +95,7 @@ def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Mem
         what = f"the memory of layer '{first.name}' ({first.type}) is unknown"
         raise Error(what, hint="every layer needs a rule for this")
     trains = info.phase == TRAIN
-    backward = _backward_blobs(info) if trains else set()
+    backward = _with_difference(info) if trains else set()
     shared = plan(info, sharing) if sharing != PLAIN else None
     activations = differences = splits = prefetch = buffers = gpu_only = fork_bn = 0
     for layer in info.layers:
@@ -107,9 +105,9 @@ def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Mem
             values = math.prod(shape or ())
             if layer.type in PREFETCHING:
                 prefetch += values * _prefetched(layer)
-            elif not _shares_data(layer) and not (shared and name in shared.shared_data):
+            elif not shares_memory(layer.layer) and not (shared and name in shared.shared_data):
                 activations += values
-            if name in backward and not _shares_diff(layer) and not (shared and name in shared.shared_diff):
+            if name in backward and not shares_memory(layer.layer, diff=True) and not (shared and name in shared.shared_diff):
                 if layer.type == "Split":
                     splits += values
                 else:
@@ -133,38 +131,13 @@ def _prefetched(layer: LayerInfo) -> int:
     return getattr(getattr(layer.layer, PREFETCHING[layer.type]), "prefetch", IMAGE_PREFETCH)
 
 
-def _shares_data(layer: LayerInfo) -> bool:
-    return layer.type in SHARES_DATA or _is_single(layer)
-
-
-def _shares_diff(layer: LayerInfo) -> bool:
-    return layer.type in SHARES_DIFF or _is_single(layer)
-
-
-def _is_single(layer: LayerInfo) -> bool:
-    return layer.type in SINGLE_SHARES and len(getattr(layer, SINGLE_SHARES[layer.type])) == 1
-
-
-def _backward_blobs(info: NetInfo) -> Set[str]:
-    """Return the blobs that get a difference: they lie between something that learns and a loss, as Net::Init finds."""
-    needs: Set[str] = set()
-    learns: List[bool] = []
-    for layer in info.layers:
-        settings = [layer.layer.param[i].lr_mult if i < len(layer.layer.param) else 1 for i in range(len(layer.params))]
-        learning = any(lr_mult != 0 for lr_mult in settings) or any(name in needs for name in layer.bottoms)
-        learns.append(learning)
-        if learning:
-            needs.update(layer.tops)
-    under_loss: Set[str] = set()
-    for layer, learning in zip(reversed(info.layers), reversed(learns)):
-        if learning and (_is_loss(layer) or any(name in under_loss for name in layer.tops)):
-            under_loss.update(layer.tops)
-            under_loss.update(name for name in layer.bottoms if name in needs)
-    return needs & under_loss
-
-
-def _is_loss(layer: LayerInfo) -> bool:
-    return any(layer.layer.loss_weight) if layer.layer.loss_weight else layer.type.endswith("Loss")
+def _with_difference(info: NetInfo) -> Set[str]:
+    """Return the blobs that get a difference: a backward pass reads or writes it."""
+    found: Set[str] = set()
+    for layer, backward in zip(info.layers, backward_passes(info)):
+        found.update(layer.tops if backward.runs else ())
+        found.update(name for name, runs in zip(layer.bottoms, backward.bottoms) if runs)
+    return found
 
 
 def with_batch(net: Any, batch: int) -> Any:
