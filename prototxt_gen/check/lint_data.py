@@ -6,15 +6,9 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 from prototxt_gen.check.lint import FILE, NET, WARNING, Hit, registry
 from prototxt_gen.check.lint_view import NetFile, NetView
+from prototxt_gen.core.data_layers import IMAGE_TYPES, SOURCE_FIELDS, source_of, transform_field, transform_of
 from prototxt_gen.core.graph import TEST, TRAIN
 
-# The messages of each data layer: what it reads, and what it does to the values.
-_MESSAGES = {
-    "AugmentedData": ("augmented_data_param", "augmented_data_param"),
-    "Data": ("data_param", "transform_param"),
-    "ImageData": ("image_data_param", "transform_param"),
-    "WindowData": ("window_data_param", "transform_param"),
-}
 # AugmentedDataParameter.Crop, and the fields that only one of them reads.
 _RANDOM_RESIZED, _PADDED, _CENTER = 0, 1, 2
 _CROP_NAMES = {_RANDOM_RESIZED: "RANDOM_RESIZED", _PADDED: "PADDED", _CENTER: "CENTER"}
@@ -25,13 +19,11 @@ _CUT = ("pad", "resize_short")
 
 
 class _Reader(NamedTuple):
-    """A data layer in a view: its path in the text, and its two messages with their names."""
+    """A layer that reads images, in a view."""
 
     view: NetView
     index: int
     layer: Any
-    source_field: str
-    value_field: str
 
     @property
     def path(self) -> str:
@@ -39,17 +31,13 @@ class _Reader(NamedTuple):
 
     @property
     def source(self) -> str:
-        return getattr(self.layer, self.source_field).source
-
-    @property
-    def values(self) -> Any:
-        return getattr(self.layer, self.value_field)
+        return source_of(self.layer).source
 
 
 def _readers(view: NetView) -> Iterator[_Reader]:
     for index, layer in enumerate(view.layers):
-        if layer.type in _MESSAGES:
-            yield _Reader(view, index, layer, *_MESSAGES[layer.type])
+        if layer.type in IMAGE_TYPES:
+            yield _Reader(view, index, layer)
 
 
 def _pairs(file: NetFile) -> Iterator[Tuple[_Reader, _Reader]]:
@@ -194,11 +182,11 @@ def _only_phase(layer: Any) -> Optional[int]:
 )
 def other_values_in_test(file: NetFile) -> Iterator[Hit]:
     for train, test in _pairs(file):
-        ours, theirs = _treatment(test.values), _treatment(train.values)
+        ours, theirs = _treatment(transform_of(test.layer)), _treatment(transform_of(train.layer))
         if ours != theirs:
             message = f"{test.view.label(test.index)} has {ours} in TEST, and {theirs} in TRAIN"
             hint = "use the same mean and scale in both"
-            yield Hit(f"{test.path}.{test.value_field}", message, hint, test.layer.name)
+            yield Hit(f"{test.path}.{transform_field(test.layer)}", message, hint, test.layer.name)
 
 
 def _treatment(values: Any) -> str:
@@ -222,4 +210,4 @@ def tests_on_training_images(file: NetFile) -> Iterator[Hit]:
         if test.source and test.source == train.source:
             message = f"{test.view.label(test.index)} tests on '{test.source}', the images of the training"
             hint = "read other images in phase TEST"
-            yield Hit(f"{test.path}.{test.source_field}.source", message, hint, test.layer.name)
+            yield Hit(f"{test.path}.{SOURCE_FIELDS[test.layer.type]}.source", message, hint, test.layer.name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, Iterator, List
 
 from prototxt_gen.check.lint import ERROR, FILE, NET, TRAINING, WARNING, Hit, registry
-from prototxt_gen.check.lint_view import BATCH_FIELDS, NetFile, NetView, batch_of
+from prototxt_gen.check.lint_view import NetFile, NetView, batch_of
+from prototxt_gen.core.data_layers import SOURCE_FIELDS
 from prototxt_gen.core.graph import TEST, TRAIN
 
 # The paper trains with at least so many: BN sees the images of one GPU only.
@@ -196,7 +197,7 @@ def blind_test(file: NetFile) -> Iterator[Hit]:
 def no_loss(view: NetView) -> Iterator[Hit]:
     if view.phase == TRAIN and not view.training:
         for index, layer in enumerate(view.layers):
-            if layer.type in BATCH_FIELDS:
+            if layer.type in SOURCE_FIELDS:
                 message = f"{view.label(index)} brings data in phase TRAIN, and no layer makes a loss of it"
                 yield Hit(view.paths[index], message, "add a loss layer such as SoftmaxWithLoss", layer.name)
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
+from prototxt_gen.core.data_layers import SOURCE_FIELDS
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect
 from prototxt_gen.core.graph import TEST, TRAIN, Graph, Version, is_loss, layers_in, net_state
 from prototxt_gen.core.locations import Locations
@@ -20,15 +21,6 @@ NetParameter = DEFAULT_DIALECT.message("NetParameter")
 # Layers of which only the database tells the channels, and how many it may hold.
 DATABASES = ("Data", "WindowData")
 LIKELY_CHANNELS = (1, 2, 4, 6)
-# The message of each data layer that holds its batch_size.
-BATCH_FIELDS = {
-    "AugmentedData": "augmented_data_param",
-    "Data": "data_param",
-    "ImageData": "image_data_param",
-    "HDF5Data": "hdf5_data_param",
-    "MemoryData": "memory_data_param",
-    "WindowData": "window_data_param",
-}
 PHASE_NAMES = {TRAIN: "TRAIN", TEST: "TEST"}
 
 
@@ -176,7 +168,7 @@ class NetFile:
 
 def batch_of(layer: Any) -> Tuple[str, int]:
     """Return the field that holds a data layer's batch_size, and its value; an empty name for any other layer."""
-    field = BATCH_FIELDS.get(layer.type, "")
+    field = SOURCE_FIELDS.get(layer.type, "")
     return (field, getattr(layer, field).batch_size) if field else ("", 0)
 
 

@@ -9,6 +9,7 @@ import click
 
 from prototxt_gen.check.lint_source import SolverFile, read_source
 from prototxt_gen.cli.arguments import load_net
+from prototxt_gen.core.data_layers import source_of
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import PHASES, net_state
 from prototxt_gen.core.io import display_name, read_text
@@ -48,14 +49,14 @@ def preview(net: str, output: str, phase: str, count: int, labels: Optional[str]
         raise Error(f"-o {output} names no PNG", hint="a name that ends with .png")
     place = _place(net, PHASES[phase])
     layer = previews.find_layer(place.net, place.state, place.where)
-    param = getattr(layer, previews.SHOWN[layer.type])
-    names = previews.class_names(labels, param.source)
+    source = source_of(layer).source
+    names = previews.class_names(labels, source)
     shown = previews.preview(layer, place.state, place.where, caffes.find(root), count, place.seed)
     height, width = shown.images.shape[1:3]
-    title = f"{phase.upper()}, layer {shown.layer} ({shown.type}), {width}x{height}, {param.source}"
+    title = f"{phase.upper()}, layer {shown.layer} ({shown.type}), {width}x{height}, {source}"
     previews.write_sheet(output, shown, names, title)
     classes = len(set(shown.labels))
-    told = f", {classes} class{'es' * (classes > 1)}" if classes else ""
+    told = f", {plural(classes, 'class', 'classes')}" if classes else ""
     click.echo(f"{click.format_filename(output)}: {plural(len(shown.images), 'image')} of {width}x{height}{told}")
     if shown.clipped > MOST_CLIPPED:
         click.echo(f"note: {100 * shown.clipped:.2g} % of the values lie outside of 0..255 and are cut off", err=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, List, Mapping, Optional, Sequence, Set, Tuple
 
+from prototxt_gen.core.data_layers import transform_of
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, Graph, Version, layers_in, net_state
 from prototxt_gen.core.io import Model
@@ -229,7 +230,7 @@ def _left_to_the_user(plan: _Plan) -> Tuple[str, ...]:
     notes = []
     for index in dict.fromkeys(version.maker for version in plan.inputs):
         source = plan.graph.layers[index]
-        transform = source.augmented_data_param if source.type == "AugmentedData" else source.transform_param
+        transform = transform_of(source)
         means = ", ".join(f"{value:g}" for value in transform.mean_value)
         does = [f"mean_value {means}"] if means else []
         does += [f"mean_file '{transform.mean_file}'"] if transform.HasField("mean_file") else []

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Set
 
+from prototxt_gen.core.data_layers import IMAGE_TYPES, transform_of
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.spec.shapes import Shape, format_shape, plural
 
 SHAPED = {"Input": "input_param", "DummyData": "dummy_data_param"}  # a shape for each top, or one for all
-# Their first top is an image, cut to the crop_size of this message.
-CROPPED = {
-    "AugmentedData": "augmented_data_param",
-    "Data": "transform_param",
-    "ImageData": "transform_param",
-    "WindowData": "transform_param",
-}
 
 
 def shaped_inputs(net: Any) -> Set[str]:
@@ -84,7 +78,7 @@ def _set_layer(layer: Any, top: int, shape: Shape) -> str:
                     "only its images, (N, C, H, W), have a size")
     if layer.type == "MemoryData":
         return _set(layer.memory_data_param, dict(zip(("channels", "height", "width"), shape[1:])))
-    if layer.type not in CROPPED:
+    if layer.type not in IMAGE_TYPES:
         raise Error(f"what '{layer.top[top]}' is, only the data of {layer.type} tell", where)
     return _set_crop(layer, shape, where)
 
@@ -102,7 +96,7 @@ def _set_crop(layer: Any, shape: Shape, where: str) -> str:
     if layer.type == "ImageData" and images.new_height and min(images.new_height, images.new_width) < height:
         what = f"its images are {images.new_height}x{images.new_width}, too small for a crop_size of {height}"
         raise Error(what, where, "new_height and new_width come first")
-    return _set(getattr(layer, CROPPED[layer.type]), {"crop_size": height})
+    return _set(transform_of(layer), {"crop_size": height})
 
 
 def _set(param: Any, values: Dict[str, int]) -> str:

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Dict, Set
 
+from prototxt_gen.core.data_layers import IMAGE_TYPES, SOURCE_FIELDS, source_of
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TRAIN, shares_memory
 from prototxt_gen.spec.backward import backward_passes
@@ -23,12 +24,6 @@ from prototxt_gen.spec.lean import PLAIN, plan
 FLOAT_BYTES = 4
 # Arrays of a parameter's size that each solver type keeps beside data and difference, on the CPU.
 SOLVER_ARRAYS = {"SGD": 1, "Nesterov": 2, "AdaGrad": 2, "RMSProp": 2, "AdaDelta": 4, "Adam": 3}
-PREFETCHING = {
-    "AugmentedData": "augmented_data_param",
-    "Data": "data_param",
-    "ImageData": "image_data_param",
-    "WindowData": "window_data_param",
-}
 IMAGE_PREFETCH = 4  # batches; some types have a field for it
 # What our Caffe's convolutions take on the CPU: compiled kernels, and scratch of the threads together. Measured with 2
 # threads: 8 to 31 MB for the nets of the tests.
@@ -103,11 +98,12 @@ def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Mem
             if position in layer.in_place:
                 continue
             values = math.prod(shape or ())
-            if layer.type in PREFETCHING:
+            own_diff = name in backward and not shares_memory(layer.layer, diff=True)
+            if layer.type in IMAGE_TYPES:
                 prefetch += values * _prefetched(layer)
             elif not shares_memory(layer.layer) and not (shared and name in shared.shared_data):
                 activations += values
-            if name in backward and not shares_memory(layer.layer, diff=True) and not (shared and name in shared.shared_diff):
+            if own_diff and not (shared and name in shared.shared_diff):
                 if layer.type == "Split":
                     splits += values
                 else:
@@ -128,7 +124,7 @@ def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Mem
 
 def _prefetched(layer: LayerInfo) -> int:
     """Return how many batches a data layer holds."""
-    return getattr(getattr(layer.layer, PREFETCHING[layer.type]), "prefetch", IMAGE_PREFETCH)
+    return getattr(source_of(layer.layer), "prefetch", IMAGE_PREFETCH)
 
 
 def _with_difference(info: NetInfo) -> Set[str]:
@@ -150,7 +146,7 @@ def with_batch(net: Any, batch: int) -> Any:
         if shape.dim:
             shape.dim[0] = batch
     for layer in copy.layer:
-        for name in (*PREFETCHING.values(), "memory_data_param", "hdf5_data_param"):
+        for name in SOURCE_FIELDS.values():
             if name in layer.DESCRIPTOR.fields_by_name and layer.HasField(name):
                 getattr(layer, name).batch_size = batch
         for shape in [*layer.input_param.shape, *layer.dummy_data_param.shape]:

@@ -12,6 +12,7 @@ from typing import Any, Collection, List, NamedTuple
 from google.protobuf.message import DecodeError
 
 from prototxt_gen.core.caffemodel import NotBinary, open_bytes, parse_weights, refuse_state
+from prototxt_gen.core.data_layers import source_of
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import layers_in
@@ -28,8 +29,8 @@ AUGMENTED_LIST = 1  # AugmentedDataParameter.Backend
 # Layer types that stock Caffe does not have.
 OWN_LAYERS = ("AugmentedData", "BN", "Interp")
 BUILD_HINT = "prototxt-gen caffe build builds a Caffe that has it"
-# The parameter of each data layer whose ``source`` is a text file, and what the file lists.
-LISTS = {"ImageData": "image_data_param", "HDF5Data": "hdf5_data_param", "WindowData": "window_data_param"}
+# The ``source`` of these is a text file that lists what to read.
+LISTS = ("ImageData", "HDF5Data", "WindowData")
 
 
 class UsedNet(NamedTuple):
@@ -129,7 +130,7 @@ def check_net(used: UsedNet, solver_path: str, layer_types: Collection[str]) -> 
         elif layer.type == "AugmentedData":
             _check_augmented(layer, used.where, beside)
         elif layer.type in LISTS:
-            _check_file(layer, getattr(layer, LISTS[layer.type]).source, used.where, beside)
+            _check_file(layer, source_of(layer).source, used.where, beside)
         for param in (layer.transform_param, layer.data_param, layer.augmented_data_param):
             if param.mean_file:
                 _check_file(layer, param.mean_file, used.where, beside)

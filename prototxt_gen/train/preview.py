@@ -18,6 +18,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
+from prototxt_gen.core.data_layers import LABELLED_TYPES, source_of, transform_of
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import CaffeError, Error
 from prototxt_gen.core.graph import TRAIN, layers_in
@@ -27,8 +28,6 @@ from prototxt_gen.train.caffe import Caffe, child_environment
 from prototxt_gen.train.data import LABELS_FILE
 from prototxt_gen.train.data_lmdb import EXTRA_HINT
 
-# The message of each data layer that gives images with labels, which has its source and batch_size.
-SHOWN = {"Data": "data_param", "AugmentedData": "augmented_data_param", "ImageData": "image_data_param"}
 LEAST_TILE_PX = 96  # smaller images are enlarged by a whole factor
 CAPTION_PX = 14
 MARGIN_PX = 4
@@ -49,9 +48,9 @@ class Preview(NamedTuple):
 def find_layer(net: Any, state: Any, where: str) -> Any:
     """Return the first layer of a net in a state that gives images."""
     for layer in layers_in(net, state):
-        if layer.type in SHOWN and layer.top:
+        if layer.type in LABELLED_TYPES and layer.top:
             return layer
-    hint = f"layers of the types {', '.join(SHOWN)} can be shown"
+    hint = f"layers of the types {', '.join(LABELLED_TYPES)} can be shown"
     raise Error(f"no layer reads images in phase {'TRAIN' if state.phase == TRAIN else 'TEST'}", where, hint)
 
 
@@ -68,8 +67,7 @@ def preview(layer: Any, state: Any, where: str, caffe: Caffe, count: int, seed: 
     for rules in (alone.include, alone.exclude):
         del rules[:]
     preflight.check_net(preflight.UsedNet(net, state, where), where, caffe.layers)
-    param = getattr(alone, SHOWN[alone.type])
-    transform = param if alone.type == "AugmentedData" else alone.transform_param
+    param, transform = source_of(alone), transform_of(alone)
     transform.ClearField("mean_file")
     param.batch_size = batch = max(1, min(param.batch_size, count))
     job = dict(phase=state.phase, seed=seed, batches=-(-count // batch), tops=list(alone.top))

@@ -24,6 +24,7 @@ from google.protobuf.message import DecodeError
 
 from prototxt_gen.core.caffemodel import open_bytes
 from prototxt_gen.core.caffemodel_write import write_weights
+from prototxt_gen.core.data_layers import LABELLED_TYPES, source_of, transform_of
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TEST, Graph, layers_in, net_state
@@ -38,12 +39,6 @@ from prototxt_gen.train.testing_images import Batch, Crop, Source, open_source, 
 CHILD = "prototxt_gen.train.testing_child"
 BATCH_SIZE = 16  # where the net tells none
 DEFAULT_TOP = (1, 5)
-# For each data layer of images with labels, its parameter with crop and mean, and the one with batch and source.
-IMAGE_LAYERS = {
-    "Data": ("transform_param", "data_param"),
-    "ImageData": ("transform_param", "image_data_param"),
-    "AugmentedData": ("augmented_data_param", "augmented_data_param"),
-}
 FOLDER_SIZE_PX = 64  # from this input size on, images of a folder are resized to 8/7 of it: 224 to 256, 320 to 366
 
 # Called with what is done, and how many of how many images are.
@@ -93,7 +88,7 @@ def plan(
     ``mean`` is ``()`` for none, values, a mean file's name, or None. Raises Error for what cannot be tested.
     """
     layer = _image_layer(model.net)
-    shown, stored = (getattr(layer, name) for name in IMAGE_LAYERS[layer.type]) if layer is not None else (None, None)
+    shown, stored = (None, None) if layer is None else (transform_of(layer), source_of(layer))
     if source is None:
         source = stored.source if stored is not None else ""
         if not source:
@@ -127,7 +122,7 @@ def plan(
 def _image_layer(net: Any) -> Any:
     """Return the data layer of images that the net has in TEST, None where it has none."""
     layers = layers_in(net, net_state(TEST, net))
-    return next((layer for layer in layers if layer.type in IMAGE_LAYERS), None)
+    return next((layer for layer in layers if layer.type in LABELLED_TYPES), None)
 
 
 def _deployed(model: Model, layer: Any, images: Source, own_size: int) -> Model:

@@ -21,16 +21,17 @@ import math
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from prototxt_gen.core.caffemodel_write import write_weights
 from prototxt_gen.core.errors import CaffeError, Error
-from prototxt_gen.core.graph import PHASES, TEST, TRAIN, layers_in, net_state
+from prototxt_gen.core.graph import PHASES, TEST, TRAIN, layers_in, net_state, shares_memory
 from prototxt_gen.core.io import Model
 from prototxt_gen.passes.base import registry
-from prototxt_gen.passes.deploy import is_measure, is_source
+from prototxt_gen.passes.deploy import is_source
+from prototxt_gen.spec.backward import backward_passes
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, Shape, infer
-from prototxt_gen.spec.memory import SHARES_DATA, SHARES_DIFF, with_batch
+from prototxt_gen.spec.memory import with_batch
 from prototxt_gen.train.caffe import Caffe
 from prototxt_gen.train.caffe_child import Child, check_device
 from prototxt_gen.train.timing_child import DROPPED
@@ -223,19 +224,19 @@ def run(
 
 def _work(info: NetInfo, backward: bool) -> Iterable[Tuple[int, int]]:
     """Yield multiply-adds and bytes of each layer, forward and backward together."""
-    needs = _needing(info) if backward else set()
-    for one in info.layers:
-        differences = [shape for name, shape in zip(one.bottoms, one.bottom_shapes) if name in needs]
-        made = [shape for name, shape in zip(one.tops, one.top_shapes) if name in needs]
+    for one, passes in zip(info.layers, backward_passes(info)):
+        used = 1 if one.type in SIZE_READERS else len(one.bottoms)
+        read = one.bottom_shapes[:used]
+        runs = backward and passes.runs
+        differences = [shape for shape, asked in zip(read, passes.bottoms) if backward and asked]
         if one.macs:
-            yield one.macs * (1 + bool(made) * (_learns(one) + bool(differences))), 0
+            yield one.macs * (1 + runs * (_learns(one) + bool(differences))), 0
             continue
-        read = one.bottom_shapes[:1] if one.type in SIZE_READERS else one.bottom_shapes
         values = 0
-        if one.bottoms and one.type not in SHARES_DATA and one.type != "Silence":
+        if one.bottoms and not shares_memory(one.layer) and one.type != "Silence":
             values += _count(read) + _count(one.top_shapes) + _count(param.shape for param in one.params)
-        if made and one.type not in SHARES_DIFF:
-            values += _count(differences) + _count(made)
+        if runs and not shares_memory(one.layer, diff=True):
+            values += _count(differences) + _count(one.top_shapes)
         yield 0, FLOAT_BYTES * values
 
 
@@ -246,18 +247,3 @@ def _count(shapes: Iterable[Optional[Shape]]) -> int:
 def _learns(one: LayerInfo) -> bool:
     """True where Caffe computes a difference for the weights, the first parameter."""
     return bool(one.params) and (not one.layer.param or one.layer.param[0].lr_mult != 0)
-
-
-def _needing(info: NetInfo) -> Set[str]:
-    """Return the blobs that get a difference: behind what learns, and before a loss."""
-    behind: Set[str] = set()
-    for one in info.layers:
-        learns = any(i >= len(one.layer.param) or one.layer.param[i].lr_mult != 0 for i in range(len(one.params)))
-        if learns or any(name in behind for name in one.bottoms):
-            behind.update(one.tops)
-    before: Set[str] = set()
-    for one in reversed(info.layers):
-        loss = is_measure(one.layer) and one.type != "Accuracy"
-        if loss or any(name in before for name in one.tops):
-            before.update((*one.bottoms, *one.tops))
-    return behind & before

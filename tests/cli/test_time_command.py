@@ -61,6 +61,18 @@ def test_the_work_of_each_layer_is_counted_forward_and_backward(cli, folder):
 
 
 @pytest.mark.usefixtures("caffe_build")
+def test_a_bottom_that_tells_a_size_only_is_no_work(cli, folder):
+    text = NET.replace("CROP", "crop_size: 16").replace('"conv1" bottom: "conv2" top: "sum"',
+                                                        '"conv2" bottom: "wide" top: "sum"')
+    wide = """layer { name: "pool" type: "Pooling" bottom: "conv1" top: "pool" pooling_param { kernel_size: 4 stride: 4 } }
+layer { name: "wide" type: "Interp" bottom: "pool" bottom: "conv2" top: "wide" }
+"""
+    (folder / "wide.prototxt").write_text(text.replace('layer { name: "sum"', f'{wide}layer {{ name: "sum"'))
+    rows = {row["name"]: row for row in document(cli, folder, "wide.prototxt")["layers"]}
+    assert rows["wide"]["bytes"] == 2 * 4 * (6 * 8 * PLANE + 6 * 8 * 16)
+
+
+@pytest.mark.usefixtures("caffe_build")
 def test_sums_and_shares_of_the_machine(cli, folder):
     found = document(cli, folder, "net.prototxt", "--batch-size", 9)
     assert found["batch_size"] == 9
