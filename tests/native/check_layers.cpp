@@ -1,40 +1,21 @@
-// Runs the CPU drivers over many shapes and from several threads, for tools/check-native: compiled with a sanitizer, it
-// must end silently. Arrays have exactly the size they need. A wrong result also ends it, with status 1.
+// Runs the CPU drivers of the project's own layers over many shapes and from several threads, for tools/check-native:
+// compiled with a sanitizer, it must end silently. Arrays have exactly the size they need.
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <random>
 #include <thread>
 #include <vector>
 
 #include "augmented_data_cpu.hpp"
 #include "augmented_data_queue.hpp"
 #include "bn_cpu.hpp"
+#include "check_native.hpp"
 #include "interp_cpu.hpp"
 
 using namespace prototxt_gen;
 
 namespace {
-
-void require(bool holds, const char* what) {
-  if (!holds) {
-    std::fprintf(stderr, "wrong: %s\n", what);
-    std::exit(1);
-  }
-}
-
-template <typename T>
-std::vector<T> drawn(std::ptrdiff_t count, unsigned seed) {
-  std::minstd_rand random(seed + 1);
-  std::vector<T> values(count);
-  for (T& value : values) {
-    value = static_cast<T>(random() % 2001) / T(1000) - T(1);
-  }
-  return values;
-}
 
 template <typename T>
 struct Results {

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Whole nets, one step of training (forward and backward) and forward alone: ours, stock layers, PyTorch.
+"""Whole nets, one step of training (forward and backward) and forward alone: ours, stock layers, the fork, PyTorch.
 
-``stock`` is the same Caffe with its own engines and BatchNorm + Scale in place of BN. PyTorch runs the same net, made
-from the same prototxt, in its default layout and in channels-last, where --torch names a Python that has it. Each runs
-in a process of its own, in turn, paired by round. The floor is the net's multiply-adds (three times as many in a step
+``stock`` is the same Caffe with its own engines and BatchNorm + Scale in place of BN; ``fork-like`` has its own engines
+and BN and Interp in the manner of the authors' fork (layers of the benches alone). PyTorch runs the same net, made from
+the same prototxt, in its default layout and in channels-last, where --torch names a Python that has it. Each runs in a
+process of its own, in turn, paired by round. The floor is the net's multiply-adds (three times as many in a step
 as forward) at the rate of a matrix product in numpy, measured in each round. Memory is the peak resident set of
 a process that has done one step. --beside measures the same while another process keeps one core busy.
 """
@@ -21,6 +22,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import click
 from google.protobuf.json_format import MessageToDict
+from reference_layers import compiled
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
@@ -31,13 +33,17 @@ from prototxt_gen.passes.base import registry
 from prototxt_gen.train import caffe as caffes
 from prototxt_gen.train import timing
 
+# Layer types of which Caffe has an engine of its own that a layer can ask for; Eltwise and Split have the environment's.
 STOCK_ENGINES = ("convolution_param", "pooling_param", "relu_param", "sigmoid_param")
+STOCK = {"PROTOTXT_GEN_ENGINE": "caffe"}
 # Reads 'step', 'forward' or 'memory' a line, answers with seconds or bytes.
 SERVER = """
-import sys, time, types
+import ctypes, sys, time, types
 sys.modules["caffe.io"] = types.ModuleType("caffe.io")
 import caffe
 import numpy as np
+for library in sys.argv[2:]:
+    ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
 net = caffe.Net(sys.argv[1], caffe.TRAIN)
 for name in net.inputs:
     values = net.blobs[name].data
@@ -93,15 +99,16 @@ class Server:
 @click.option("--torch", "python", metavar="PYTHON", type=click.Path(exists=True, dir_okay=False),
               help="A Python that has PyTorch.")
 @click.option("--no-stock", is_flag=True, help="Leave stock layers out.")
+@click.option("--no-fork", is_flag=True, help="Leave the layers in the manner of the fork out.")
 @click.option("--beside", is_flag=True, help="Keep one core busy with another process.")
 @click.option("--caffe", "roots", multiple=True, metavar="DIR", help="Another Caffe to compare; may be repeated.")
-def main(nets: Tuple[str, ...], batch_size: int, rounds: int, python: Optional[str], no_stock: bool, beside: bool,
-         roots: Tuple[str, ...]) -> None:
+def main(nets: Tuple[str, ...], batch_size: int, rounds: int, python: Optional[str], no_stock: bool, no_fork: bool,
+         beside: bool, roots: Tuple[str, ...]) -> None:
     spinner = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if beside else None
     try:
         with tempfile.TemporaryDirectory() as folder:
             for net in nets or ("attention56", "attentionnext56"):
-                _bench(net, Path(folder), batch_size, rounds, python, not no_stock, roots)
+                _bench(net, Path(folder), batch_size, rounds, python, not no_stock, not no_fork, roots)
     finally:
         if spinner:
             spinner.kill()
@@ -113,12 +120,12 @@ def _model(net: str) -> Model:
     return read_model(net, DEFAULT_DIALECT)
 
 
-def _bench(net: str, folder: Path, batch_size: int, rounds: int, python: Optional[str], stock: bool,
+def _bench(net: str, folder: Path, batch_size: int, rounds: int, python: Optional[str], stock: bool, fork: bool,
            roots: Tuple[str, ...]) -> None:
     ours = caffes.find()
     job = timing.plan(_model(net), ours, batch_size=batch_size, where=net)
     product = Server([sys.executable, "-c", PRODUCT])
-    servers = dict(_servers(job, ours, folder, python, stock, roots))
+    servers = dict(_servers(job, ours, folder, python, stock, fork, roots))
     memory, seconds, rates = {}, {name: {"step": [], "forward": []} for name in servers}, []
     for name, server in servers.items():
         server.ask("step")
@@ -147,24 +154,23 @@ def _bench(net: str, folder: Path, batch_size: int, rounds: int, python: Optiona
                    f"{share:9.0%} {memory[name] / 1e6:8.0f}")
 
 
-def _servers(job: Any, ours: Any, folder: Path, python: Optional[str], stock: bool,
+def _servers(job: Any, ours: Any, folder: Path, python: Optional[str], stock: bool, fork: bool,
              roots: Tuple[str, ...]) -> Iterator[Tuple[str, Server]]:
-    net = str(folder / "net.prototxt")
-    write_text(net, job.model.dumps())
+    """Yield each competitor's name and its process."""
+    def served(caffe: Any, model: Model, *libraries: str, **variables: str) -> Server:
+        file, path = tempfile.mkstemp(".prototxt", dir=folder)
+        os.close(file)
+        write_text(path, model.dumps())
+        environment = {**caffes.child_environment(caffe), "GLOG_minloglevel": "2", **variables}
+        return Server([sys.executable, "-c", SERVER, path, *libraries], environment)
 
-    def served(caffe: Any, path: str) -> Server:
-        environment = {**caffes.child_environment(caffe), "GLOG_minloglevel": "2"}
-        return Server([sys.executable, "-c", SERVER, path], environment)
-
-    yield "ours", served(ours, net)
+    yield "ours", served(ours, job.model)
     for root in roots:
-        yield root[-24:], served(caffes.find(root), net)
+        yield root[-24:], served(caffes.find(root), job.model)
     if stock:
-        path = str(folder / "stock.prototxt")
-        write_text(path, _stock(job.model).dumps())
-        os.environ["PROTOTXT_GEN_ENGINE"] = "caffe"  # Eltwise and Split have no engine of their own
-        yield "stock layers", served(ours, path)
-        del os.environ["PROTOTXT_GEN_ENGINE"]
+        yield "stock layers", served(ours, _stock(registry.find("split-bn")(job.model).model), **STOCK)
+    if fork:
+        yield "fork-like layers", served(ours, _fork_like(job.model), str(compiled(ours.root)), **STOCK)
     if python:
         layers = folder / "layers.json"
         layers.write_text(json.dumps([_described(one) for one in job.info.layers]))
@@ -174,7 +180,7 @@ def _servers(job: Any, ours: Any, folder: Path, python: Optional[str], stock: bo
 
 
 def _stock(model: Model) -> Model:
-    model = registry.find("split-bn")(model).model
+    """Return a net whose layers ask for Caffe's own engines."""
     net = type(model.net)()
     net.CopyFrom(model.net)
     for layer in net.layer:
@@ -183,6 +189,14 @@ def _stock(model: Model) -> Model:
                 param = getattr(layer, field)
                 param.engine = param.CAFFE
     return Model(net, model.dialect, model.blobs)
+
+
+def _fork_like(model: Model) -> Model:
+    model = _stock(registry.find("fix-interp")(model).model)
+    for layer in model.net.layer:
+        if layer.type in ("BN", "Interp"):
+            layer.type = f"Reference{layer.type}"
+    return model
 
 
 def _described(info: Any) -> Dict[str, Any]:
