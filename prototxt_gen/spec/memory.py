@@ -22,8 +22,8 @@ from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
 from prototxt_gen.spec.lean import PLAIN, plan
 
 FLOAT_BYTES = 4
-# Arrays of a parameter's size that each solver type keeps beside data and difference, on the CPU.
-SOLVER_ARRAYS = {"SGD": 1, "Nesterov": 2, "AdaGrad": 2, "RMSProp": 2, "AdaDelta": 4, "Adam": 3}
+# Arrays of a parameter's size that each solver type of our Caffe keeps beside data and difference, on the CPU.
+SOLVER_ARRAYS = {"SGD": 1, "Nesterov": 1, "AdaGrad": 2, "RMSProp": 2, "AdaDelta": 4, "Adam": 3}
 IMAGE_PREFETCH = 4  # batches; some types have a field for it
 # What our Caffe's convolutions take on the CPU: compiled kernels, and scratch of the threads together. Measured with 2
 # threads: 8 to 31 MB for the nets of the tests.

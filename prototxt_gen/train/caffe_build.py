@@ -57,7 +57,9 @@ def _ingredients(cuda: Optional[CudaOptions], toolkit: Optional[Toolkit]) -> Dic
 def _common(with_kernels: bool) -> Dict[str, Any]:
     """Return the ingredients without the options."""
     native = caffe_source.NATIVE_DIR
-    sources = [native / "CMakeLists.txt", *sorted(native.glob("layers/*.?pp")), *sorted(native.glob("memory/*.?pp"))]
+    sources = [native / "CMakeLists.txt"]
+    for folder in ("layers", "memory", "solvers"):
+        sources += sorted(native.glob(f"{folder}/*.?pp"))
     if with_kernels:
         sources += [*sorted(native.glob("layers/*.cu")), *sorted(native.glob("cuda/*"))]
     code = hashlib.sha256()

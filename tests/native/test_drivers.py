@@ -270,7 +270,8 @@ def bilinear(x, out):
 
 
 SIZES = [((7, 7), (14, 14)), ((14, 14), (7, 7)), ((5, 7), (1, 9)), ((1, 1), (4, 3)), ((1, 6), (6, 1)),
-         ((56, 3), (55, 4))]
+         ((56, 3), (55, 4)), ((4, 9), (8, 20)), ((3, 17), (9, 18)), ((9, 8), (3, 64)), ((6, 1), (5, 8)),
+         ((12, 33), (25, 16))]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -315,6 +316,25 @@ def test_interp_rounds_as_the_definition_does(drivers, size, out, planes):
         y, dx = plain_interp(x, out, dy)
         assert interp(drivers, x, out).tobytes() == y.tobytes()
         assert interp(drivers, x, out, dy=dy).tobytes() == dx.tobytes()
+        wide = rng.standard_normal((planes, size[0] + 3, size[1] + 3)).astype(dtype)
+        wide[:, 1:-2, 1:-2] = x
+        assert interp(drivers, wide, out, (1, 2)).tobytes() == y.tobytes()
+        pulled = interp(drivers, wide, out, (1, 2), dy)
+        assert pulled[:, 1:-2, 1:-2].tobytes() == dx.tobytes()
+        pulled[:, 1:-2, 1:-2] = 0
+        assert not pulled.any()
+
+
+@pytest.mark.parametrize("size, out", SIZES)
+def test_interp_carries_infinities_only_where_they_are_read(drivers, size, out):
+    x = np.zeros((9, *size), np.float32)
+    x[4, size[0] // 2, size[1] // 2] = np.inf
+    y = interp(drivers, x, out)
+    assert not y[:4].any() and not y[5:].any()
+    dy = np.zeros((9, *out), np.float32)
+    dy[4, out[0] // 2, out[1] // 2] = np.inf
+    dx = interp(drivers, x, out, dy=dy)
+    assert not dx[:4].any() and not dx[5:].any() and np.count_nonzero(dx[4]) <= 4
 
 
 def test_interp_gradient(drivers):

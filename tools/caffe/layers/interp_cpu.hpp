@@ -17,6 +17,10 @@ struct InterpShape {
   int out_height, out_width;
 };
 
+PROTOTXT_GEN_HD bool interp_is_copy(const InterpShape& shape) {
+  return shape.height == shape.out_height && shape.width == shape.out_width;
+}
+
 // Writes the n_out taps of one axis.
 template <typename T>
 void interp_taps(int n_in, int n_out, InterpTap<T>* taps);

@@ -15,10 +15,6 @@ namespace prototxt_gen {
 
 struct InterpNothing {};
 
-PROTOTXT_GEN_KERNEL bool interp_is_copy(const InterpShape& shape) {
-  return shape.height == shape.out_height && shape.width == shape.out_width;
-}
-
 // The outputs begin <= i < end along one axis, among which are all that read input `position`. Output i reads near
 // step i; two more at either end cover what float rounds away, as long as an axis has fewer than 2^20 values.
 struct InterpReaders {

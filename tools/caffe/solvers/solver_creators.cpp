@@ -1,13 +1,13 @@
-// Solvers share the memory of their nets where $PROTOTXT_GEN_MEMORY asks for it: in place of each registered creator
-// stands one that calls it and then attaches the plans. Solvers that are made without the registry, as pycaffe's
-// SGDSolver(file) is, are left alone.
+// In place of each registered creator of solvers stands one that makes our own solver, where there is one for the type,
+// and lets the nets share their memory where $PROTOTXT_GEN_MEMORY asks for it. Solvers that are made without the
+// registry, as pycaffe's SGDSolver(file) is, are left alone.
 
 #include <map>
 #include <string>
 
-#include "caffe/solver.hpp"
+#include "../memory/net_memory.hpp"
 #include "caffe/solver_factory.hpp"
-#include "net_memory.hpp"
+#include "own_solvers.hpp"
 
 namespace prototxt_gen {
 
@@ -24,7 +24,8 @@ Creators<Dtype>& stock_creators() {
 
 template <typename Dtype>
 caffe::Solver<Dtype>* create_solver(const caffe::SolverParameter& param) {
-  caffe::Solver<Dtype>* const solver = stock_creators<Dtype>().at(param.type())(param);
+  caffe::Solver<Dtype>* const own = own_solver<Dtype>(param);
+  caffe::Solver<Dtype>* const solver = own ? own : stock_creators<Dtype>().at(param.type())(param);
   Sharing sharing;
   if (sharing_from_environment(&sharing)) {
     std::size_t bytes = share_memory(solver->net(), sharing);
@@ -44,7 +45,7 @@ template <typename Dtype>
 bool replace_creators() {
   Creators<Dtype>& registry = caffe::SolverRegistry<Dtype>::Registry();
   for (const char* type : {"SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam"}) {
-    CHECK_EQ(registry.count(type), 1) << "solver type '" << type << "' is not registered yet: the memory plans must be "
+    CHECK_EQ(registry.count(type), 1) << "solver type '" << type << "' is not registered yet: ours must be "
                                       << "linked behind Caffe's solvers";
   }
   stock_creators<Dtype>() = registry;
