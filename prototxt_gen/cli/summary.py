@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import click
 
@@ -29,6 +29,7 @@ WIDTH = 80
 @click.option("--allow-unknown", is_flag=True, help="Leave gaps at layer types without a rule.")
 @click.option("--memory", "show_memory", is_flag=True,
               help="Show what a training step (TEST: a forward pass) allocates.")
+@click.option("--shared", "sharing", flag_value="shared", help="With --memory: as train has it on the CPU.")
 @click.option("--lean", "sharing", flag_value="lean", help="With --memory: as train --memory lean has it.")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="With this many items in a batch.")
 @click.option("--gpu-gib", type=float, metavar="G", help="Also the largest batch that fits into G GiB.")
@@ -50,7 +51,7 @@ def summary(
     """
     from prototxt_gen.check.summary import summary_document, summary_rows
     from prototxt_gen.spec.infer import infer
-    from prototxt_gen.spec.lean import PLAIN
+    from prototxt_gen.spec.lean import LEAN, PLAIN, SHARED
     from prototxt_gen.spec.memory import largest_batch, memory, with_batch
 
     if gpu_gib is not None and not gpu_gib > 0:
@@ -61,7 +62,7 @@ def summary(
     options = dict(given=input_shapes(inputs), stages=stages, allow_unknown=allow_unknown, where=net)
     info = infer(with_batch(proto, batch) if batch else proto, at_phase, **options)
     if sharing and not (show_memory or gpu_gib):
-        raise Error("--lean is about memory", hint="--memory --lean")
+        raise Error(f"--{sharing} is about memory", hint=f"--memory --{sharing}")
     sharing = sharing or PLAIN
     need = memory(info, solver_type, sharing) if show_memory or gpu_gib else None
     fits = largest_batch(proto, int(gpu_gib * 2**30), at_phase, solver_type, sharing, **options) if gpu_gib else None
@@ -80,8 +81,8 @@ def summary(
         return
     text = _text(info, rows)
     if need:
-        lean = memory(info, solver_type, "lean").total if sharing == PLAIN else None
-        text += "\n" + "\n".join(_memory_lines(info, need, lean)) + "\n"
+        others = {word: memory(info, solver_type, word).total for word in (SHARED, LEAN) if sharing == PLAIN}
+        text += "\n" + "\n".join(_memory_lines(info, need, others)) + "\n"
     if fits is not None:
         text += f"\nlargest batch in {gpu_gib:g} GiB: {fits}\n"
     write_stdout(text)
@@ -173,8 +174,11 @@ def _totals(info: Any) -> List[str]:
     return lines
 
 
-def _memory_lines(info: Any, need: Any, lean: Optional[int]) -> List[str]:
-    """Return what Caffe allocates, part by part; memory of CUDA, of libraries and of a test net comes on top."""
+def _memory_lines(info: Any, need: Any, others: Mapping[str, int]) -> List[str]:
+    """Return what Caffe allocates, part by part; memory of CUDA, of libraries and of a test net comes on top.
+
+    ``others`` holds what is allocated where blobs share memory.
+    """
     from prototxt_gen.core.graph import TRAIN
 
     step = "a training step" if info.phase == TRAIN else "a forward pass"
@@ -184,8 +188,8 @@ def _memory_lines(info: Any, need: Any, lean: Optional[int]) -> List[str]:
         lines.append(f"  {name:26}{value / 2**20:>12.1f} MiB")
     if need.gpu_only:
         lines.append(f"  (on the CPU {need.resident / 2**20:.1f} MiB: convolutions keep no columns there)")
-    if lean is not None and info.phase == TRAIN:
-        lines.append(f"  (train --memory lean needs {lean / 2**20:.1f} MiB; --lean shows it)")
-    if need.fork_bn and lean is not None:
+    for word, total in others.items() if info.phase == TRAIN else ():
+        lines.append(f"  (train --memory {word} needs {total / 2**20:.1f} MiB; --{word} shows it)")
+    if need.fork_bn and others:
         lines.append(f"  (BN of the authors' fork would keep {need.fork_bn / 2**20:.1f} MiB more)")
     return lines

@@ -38,8 +38,8 @@ OF_ONE_RULE = 2  # findings that are shown before a training
 @click.option("--iter-size", metavar="N|auto", help="Batches an update; auto: as --total-batch wants.")
 @click.option("--total-batch", type=click.IntRange(min=1), metavar="N", help="Images an update: sets iter_size.")
 @click.option("--memory", type=click.Choice(SHARING), help="""shared: blobs stand in the same memory where their lives
-              do not meet. lean: and BN and ReLU are computed again. Gradients stay the same.  [default: plain, or as
-              the run was started]""")
+              do not meet. lean: and BN and ReLU are computed again. Gradients stay the same.  [default: shared on the
+              CPU, plain on a GPU; or as the run was started]""")
 @click.option("--caffe", "root", metavar="DIR", help="The Caffe to run.  [default: as caffe info finds it]")
 @click.option("--log", metavar="FILE", help="Append Caffe's log to FILE.  [default: <snapshot_prefix>.log]")
 @click.option("--no-lint", is_flag=True, help="Start although lint finds errors in solver and net.")

@@ -42,7 +42,8 @@ class Plan:
     ``solver_text`` is the solver to write to ``solver_file`` before the start, or None when Caffe gets the user's own.
     ``nets`` are paths and texts to write besides. ``lint_text`` and ``lint_file`` are the solver as lint is to see it,
     ``told`` facts and warnings for the user. ``folder`` is the run's, ``record`` what it held before.
-    ``memory`` tells how blobs share it (spec.lean), ``gpu_ids`` names the GPUs, None for the CPU.
+    ``memory`` tells how blobs share it (spec.lean), ``memory_asked`` whether somebody asked for that; ``gpu_ids`` names
+    the GPUs, None for the CPU.
     """
 
     command: Tuple[str, ...]
@@ -61,12 +62,14 @@ class Plan:
     folder: Optional[str] = None
     record: Optional[Mapping[str, Any]] = None
     memory: str = PLAIN
+    memory_asked: Optional[str] = None
     gpu_ids: Optional[str] = None
 
     @property
     def environment(self) -> Dict[str, str]:
         """What Caffe's environment gets besides."""
-        return {} if self.memory == PLAIN else {preflight_run.MEMORY_VARIABLE: self.memory}
+        variable = preflight_run.MEMORY_VARIABLE
+        return {} if self.memory == PLAIN and variable not in os.environ else {variable: self.memory}
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def plan(
     if solver_path is None and not again:
         raise Error("no SOLVER is given", folder or "", "only a --run that has been started knows its own")
     record = run_folder.read_record(folder) if again else None
-    memory = preflight_run.memory_word(caffe, memory, record)
+    memory_asked = preflight_run.memory_asked(memory, record)
     path = os.path.join(folder, run_folder.SOLVER) if again else solver_path
     given = preflight.read_solver(path)
     preflight.check_method(given, path)
@@ -118,6 +121,7 @@ def plan(
     check_built(caffe, gpu, path, wants_gpu and gpu is None and not cpu)
     gpu_ids = str(solver.device_id) if wants_gpu and gpu is None and not cpu else gpu
     places = preflight_run.gpu_places(gpu_ids) if gpu_ids is not None else [preflight_run.computer()]
+    memory = preflight_run.memory_word(caffe, memory_asked, gpu_ids is not None)
     gpus = 1 if gpu_ids is None else max(1, len(places)) if gpu_ids == "all" else gpu_ids.count(",") + 1
     nets = preflight.used_nets(solver, path)
     for used in nets:
@@ -172,7 +176,7 @@ def plan(
             solver_file, solver_text = _solver_copy(solver, given, path, prefix, None, False)
     command = _command(caffe, engine, solver_file, gpu, gpu_ids, snapshot, weights)
     return Plan(command, solver_file, solver_text, prefix, log, caffe, snapshot, settings, gpus, lint_text, lint_file,
-                tuple(told), tuple(written), folder, record, memory, gpu_ids)
+                tuple(told), tuple(written), folder, record, memory, memory_asked, gpu_ids)
 
 
 def _check_options(
@@ -272,7 +276,7 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
             write_text(plan.solver_file, plan.solver_text)
         if plan.folder is not None:
             run_folder.record_start(plan.folder, plan.record, arguments, plan.command, plan.settings, plan.snapshot,
-                                    plan.caffe, plan.memory)
+                                    plan.caffe, plan.memory_asked)
         child = start(plan.command, {**LOG_SETTINGS, **plan.environment}, lock)
         stops.attach(child)
         tee = Tee(log_file, echo, notice, verbose)

@@ -21,7 +21,7 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import layers_in
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.spec.infer import NetInfo, Shape, infer
-from prototxt_gen.spec.lean import LEAN, PLAIN
+from prototxt_gen.spec.lean import LEAN, PLAIN, SHARED, SHARING
 from prototxt_gen.spec.memory import SOLVER_ARRAYS, memory, with_batch
 from prototxt_gen.train.caffe import Caffe
 from prototxt_gen.train.lmdb_file import inspect_lmdb
@@ -127,16 +127,27 @@ def look_at(used: UsedNet, batch: Optional[int] = None) -> NetInfo:
     return infer(net, state.phase, given=shapes, stages=list(state.stage), level=state.level, where=used.where)
 
 
-def memory_word(caffe: Caffe, asked: Optional[str], record: Optional[Mapping[str, Any]]) -> str:
-    """Return how blobs share memory: as asked for, else as the run's last start had it, else not at all.
-
-    Raises Error for a Caffe that cannot.
-    """
-    word = asked or (record["starts"][-1].get("memory") if record and record["starts"] else None) or PLAIN
-    if word != PLAIN and not (caffe.pycaffe and (caffe.pycaffe / "caffe" / "lean.so").is_file()):
-        raise Error(f"this Caffe knows no --memory {word}", str(caffe.binary),
-                    "prototxt-gen caffe build builds one that does")
+def memory_asked(asked: Optional[str], record: Optional[Mapping[str, Any]]) -> Optional[str]:
+    """Return how blobs are to share memory: as asked for, else as the run's last start was, else as the environment."""
+    recorded = record["starts"][-1].get("memory") if record and record["starts"] else None
+    word = asked or recorded or os.environ.get(MEMORY_VARIABLE) or None
+    if word is not None and word not in SHARING:
+        raise Error(f"{MEMORY_VARIABLE} is '{word}'", hint=f"it may be {', '.join(SHARING[:-1])} or {SHARING[-1]}")
     return word
+
+
+def memory_word(caffe: Caffe, asked: Optional[str], on_gpu: bool) -> str:
+    """Return how blobs share memory where ``asked`` may leave it open: on the CPU they do, on a GPU they do not.
+
+    Sharing changes no result and takes no time; on a GPU it has not been tried. Raises Error for a Caffe that cannot.
+    """
+    can = caffe.pycaffe and (caffe.pycaffe / "caffe" / "lean.so").is_file()
+    if asked is None:
+        return SHARED if can and not on_gpu else PLAIN
+    if asked != PLAIN and not can:
+        raise Error(f"this Caffe knows no --memory {asked}", str(caffe.binary),
+                    "prototxt-gen caffe build builds one that does")
+    return asked
 
 
 def facts(

@@ -133,7 +133,7 @@ def take_lock(file: IO[Any], held: str, where: str) -> int:
 
 def record_start(
     folder: str, before: Optional[Mapping[str, Any]], arguments: Sequence[str], command: Sequence[str],
-    settings: Mapping[str, str], snapshot: Optional[str], caffe: Caffe, memory: str,
+    settings: Mapping[str, str], snapshot: Optional[str], caffe: Caffe, memory: Optional[str],
 ) -> None:
     """Write run.json with one more start. ``before`` is what it said, None for a new run."""
     start = {

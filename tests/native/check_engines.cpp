@@ -3,6 +3,7 @@
 // written lies between guards, since no sanitizer sees the stores of oneDNN's kernels.
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <thread>
 #include <vector>
 
@@ -199,6 +200,15 @@ void require_transposed(const std::vector<float>& x, const std::vector<float>& y
   require(std::abs(forward - backward) <= 1e-6 * static_cast<double>(x.size()), "a pooling is not its transpose");
 }
 
+template <typename Mask>
+void max_pooling(const PoolingShape& shape, const std::vector<float>& x, const std::vector<float>& dy) {
+  Guarded y(dy.size()), dx(x.size());
+  std::vector<Mask> mask(dy.size());
+  max_pooling_forward(shape, x.data(), y.data(), mask.data());
+  max_pooling_backward(shape, dy.data(), mask.data(), dx.data());
+  require_transposed(x, y.checked(), dx.checked(), dy);
+}
+
 void poolings() {
   for (const Size in : {1, 4, 7, 28}) {
     for (const Size kernel : {1, 2, 3, 7}) {
@@ -214,11 +224,10 @@ void poolings() {
                                      {pad, pad}};
             const Size count_in = planes * in * (in + 1), count = planes * height * width;
             const std::vector<float> x = drawn<float>(count_in, 1), dy = drawn<float>(count, 2);
-            Guarded y(count), dx(count_in), mean(count), mean_dx(count_in);
-            std::vector<int> places(count);
-            max_pooling_forward(shape, x.data(), y.data(), places.data());
-            max_pooling_backward(shape, dy.data(), places.data(), dx.data());
-            require_transposed(x, y.checked(), dx.checked(), dy);
+            max_pooling<std::uint8_t>(shape, x, dy);
+            max_pooling<int>(shape, x, dy);
+            max_pooling<float>(shape, x, dy);
+            Guarded mean(count), mean_dx(count_in);
             mean_pooling_forward(shape, x.data(), mean.data());
             mean_pooling_backward(shape, dy.data(), mean_dx.data());
             require_transposed(x, mean.checked(), mean_dx.checked(), dy);

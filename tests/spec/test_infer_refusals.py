@@ -177,7 +177,10 @@ def buffers(text, phase):
     ('type: "Convolution" top: "y" convolution_param { num_output: 4 kernel_size: 1 bias_term: false }',
      {"column": (8 * 36, True)}, None),
     ('type: "Dropout" top: "y"', {"mask": (576, False)}, {}),
-    ('type: "Pooling" top: "y" pooling_param { kernel_size: 2 stride: 2 }', {"max_index": (2 * 8 * 9, False)}, None),
+    ('type: "Pooling" top: "y" pooling_param { kernel_size: 2 stride: 2 }',
+     {"max_position": (36, False), "max_index": (108, False)}, None),
+    ('type: "Pooling" top: "y" pooling_param { kernel_size: 2 stride: 2 engine: CAFFE }',
+     {"max_index": (2 * 8 * 9, False)}, None),
     ('type: "BN" top: "data"', {"mean": (8, False), "inv_std": (8, False), "bottom_copy": (576, False)}, {}),
     ('type: "LRN" top: "y"', {"scale": (576, False)}, None),
 ])

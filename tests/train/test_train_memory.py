@@ -44,12 +44,12 @@ def figures(path):
 
 
 def test_the_same_training_to_the_last_bit(train, deep_job):
-    train("solver.prototxt", "--run", "plain")
+    train("solver.prototxt", "--run", "plain", "--memory", "plain")
     expected = figures(deep_job / "plain" / "caffe.log")
     assert len(expected) > 500
-    for mode, engine in (("shared", "caffe"), ("lean", "caffe"), ("lean", "pycaffe")):
+    for mode, engine in ((None, "caffe"), ("lean", "caffe"), ("lean", "pycaffe"), (None, "pycaffe")):
         run = f"{mode}-{engine}"
-        train("solver.prototxt", "--run", run, "--memory", mode, "--engine", engine)
+        train("solver.prototxt", "--run", run, *(("--memory", mode) if mode else ()), "--engine", engine)
         assert figures(deep_job / run / "caffe.log") == expected
         assert "Memory is shared between blobs" in (deep_job / run / "caffe.log").read_text()
         for name in ("tiny_iter_10.caffemodel", "tiny_iter_20.caffemodel"):
@@ -65,6 +65,18 @@ def test_a_run_goes_on_as_it_was_started(train, deep_job):
     assert command.startswith("/")
 
 
+def test_blobs_share_memory_on_the_cpu_unless_somebody_asks_for_another_way(cli, deep_job):
+    def command(*arguments, **environment):
+        done = cli("train", "solver.prototxt", *arguments, "--dry-run", cwd=deep_job, environment=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[0]
+
+    assert command() == "PROTOTXT_GEN_MEMORY=shared"
+    assert command(PROTOTXT_GEN_MEMORY="lean") == "PROTOTXT_GEN_MEMORY=lean"
+    assert command("--memory", "plain", PROTOTXT_GEN_MEMORY="lean") == "PROTOTXT_GEN_MEMORY=plain"
+    assert command("--memory", "plain").startswith("/")
+
+
 def test_another_caffe_is_refused(caffe_build, job, monkeypatch, tmp_path):
     monkeypatch.chdir(job)
     with pytest.raises(Error, match="this Caffe knows no --memory lean"):
@@ -72,10 +84,15 @@ def test_another_caffe_is_refused(caffe_build, job, monkeypatch, tmp_path):
     assert launch.plan("solver.prototxt", replace(caffe_build, pycaffe=tmp_path)).environment == {}
 
 
+def test_a_gpu_has_plain_memory_where_nothing_is_said(caffe_build):
+    assert preflight_run.memory_word(caffe_build, None, on_gpu=True) == "plain"
+    assert preflight_run.memory_word(caffe_build, "shared", on_gpu=True) == "shared"
+
+
 def test_a_wrong_word_in_the_environment_is_named(cli, job, caffe_build):
     result = cli("train", "solver.prototxt", cwd=job, environment={"PROTOTXT_GEN_MEMORY": "tight"})
-    assert result.returncode == 3
-    assert "PROTOTXT_GEN_MEMORY is 'tight'; it may be plain, shared or lean" in result.stderr
+    assert result.returncode == 2
+    assert "PROTOTXT_GEN_MEMORY is 'tight'\nhint: it may be plain, shared or lean" in result.stderr
 
 
 def test_what_is_said_before_the_start(deep_job, monkeypatch):

@@ -26,6 +26,7 @@ from typing import Any, Callable, List, Tuple
 import click
 import cv2
 import numpy as np
+from bench_command import Bench
 from PIL import Image
 
 from prototxt_gen.train import caffe
@@ -140,7 +141,7 @@ def our_seconds(net_file: Path, batches: int, environment: Any) -> Tuple[float, 
     return wall, cpu
 
 
-@click.command(help=__doc__)
+@click.command(cls=Bench, help=__doc__)
 @click.option("--images", type=click.Path(exists=True, file_okay=False), help="JPEGs below this folder.")
 @click.option("--count", default=200, show_default=True, help="JPEGs to make without --images.")
 @click.option("--batches", default=40, show_default=True, help=f"Batches of {BATCH} in each measurement.")

@@ -13,12 +13,13 @@ import tempfile
 from pathlib import Path
 
 import click
+from bench_command import Bench
 from generate import cpu_seconds
 
 TOOL = str(Path(sys.executable).with_name("prototxt-gen"))
 
 
-@click.command(help=__doc__)
+@click.command(cls=Bench, help=__doc__)
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
 def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

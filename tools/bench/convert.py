@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import click
+from bench_command import Bench
 
 from prototxt_gen.train import caffe
 
@@ -51,7 +52,7 @@ LOADS = {
 }
 
 
-@click.command(help=__doc__)
+@click.command(cls=Bench, help=__doc__)
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
 def main(rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

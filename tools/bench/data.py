@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import click
+from bench_command import Bench
 
 from prototxt_gen.train.data_workers import all_cores
 
@@ -25,7 +26,7 @@ SIZE_PX = (500, 375)
 CLASSES = 10
 
 
-@click.command(help=__doc__)
+@click.command(cls=Bench, help=__doc__)
 @click.option("--images", type=click.IntRange(min=CLASSES * 2), default=2000, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 def main(images: int, rounds: int) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 import click
+from bench_command import Bench
 
 from prototxt_gen.train import caffe
 
@@ -38,7 +39,7 @@ def cpu_seconds(command: List[str], environment: Optional[Dict[str, str]] = None
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-@click.command(help=__doc__)
+@click.command(cls=Bench, help=__doc__)
 @click.option("--pairs", type=click.IntRange(min=1), default=9, show_default=True)
 def main(pairs: int) -> None:
     environment = {**caffe.child_environment(caffe.find()), "OPENBLAS_NUM_THREADS": "1"}

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import click
+from bench_command import Bench
 from reference_layers import compiled
 
-from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import TRAIN
 from prototxt_gen.core.io import read_model
 from prototxt_gen.spec.infer import infer
@@ -153,7 +153,7 @@ def _shapes(context: click.Context, option: click.Parameter, values: Tuple[str, 
     return shapes
 
 
-@click.command(help=__doc__)
+@click.command(cls=Bench, help=__doc__)
 @click.option("--bn", multiple=True, callback=_shapes, metavar="N,C,H,W", help="[default: sizes of these nets]")
 @click.option("--interp", multiple=True, callback=_shapes, metavar="N,C,H,W", help="[default: sizes of these nets]")
 @click.option("--net", multiple=True, type=click.Path(exists=True, dir_okay=False),
@@ -182,8 +182,4 @@ def main(bn: List[List[int]], interp: List[List[int]], net: Tuple[str, ...], rou
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Error as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    main()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import click
+from bench_command import Bench
 
 from prototxt_gen.core.graph import TRAIN
 from prototxt_gen.core.io import dumps
@@ -61,25 +62,31 @@ def start(mode: str, solver: Path, root: Any) -> Any:
                             text=True, bufsize=1, env=environment)
 
 
-@click.command(help=__doc__)
+def _modes(context: click.Context, option: click.Parameter, value: str) -> List[str]:
+    modes = value.split(",")
+    if not set(modes) <= set(SHARING):
+        raise click.BadParameter(f"'{value}' is not a list of {', '.join(SHARING)}")
+    return modes
+
+
+@click.command(cls=Bench, help=__doc__)
 @click.option("--net", "name", type=click.Choice(list(NETWORKS)), default="attention56", show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--modes", default=",".join(SHARING), show_default=True)
-def main(name: str, batch: int, rounds: int, modes: str) -> None:
+@click.option("--modes", default=",".join(SHARING), show_default=True, callback=_modes)
+def main(name: str, batch: int, rounds: int, modes: List[str]) -> None:
     net = build(NETWORKS[name], batch_size=batch).net
     body = type(net)(name=net.name, layer=[layer for layer in net.layer if layer.bottom])
     root = caffe.find(os.environ.get("CAFFE_ROOT"))
-    names = modes.split(",")
     with tempfile.TemporaryDirectory() as folder:
         text = DATA.format(batch=batch, size=NETWORKS[name].input_size) + dumps(body)
         Path(folder, "net.prototxt").write_text(text)
         solver = Path(folder, "solver.prototxt")
         solver.write_text(SOLVER.format(net=Path(folder, "net.prototxt")))
-        children = {mode: start(mode, solver, root) for mode in names}
-        times: Dict[str, List[float]] = {mode: [] for mode in names}
+        children = {mode: start(mode, solver, root) for mode in modes}
+        times: Dict[str, List[float]] = {mode: [] for mode in modes}
         peaks: Dict[str, int] = {}
-        seen: Dict[str, Any] = {mode: hashlib.sha256() for mode in names}
+        seen: Dict[str, Any] = {mode: hashlib.sha256() for mode in modes}
         for _ in range(rounds):
             for mode, child in children.items():
                 child.stdin.write("step\n")
@@ -93,11 +100,11 @@ def main(name: str, batch: int, rounds: int, modes: str) -> None:
     info = infer(net, TRAIN)
     click.echo(f"{name}, batch {batch}, {rounds} rounds; gradients and parameters "
                f"{'equal' if len({one.hexdigest() for one in seen.values()}) == 1 else 'DIFFERENT'}")
-    for mode in names:
-        ratio = statistics.median(one / first for one, first in zip(times[mode], times[names[0]]))
+    for mode in modes:
+        ratio = statistics.median(one / first for one, first in zip(times[mode], times[modes[0]]))
         estimate = memory(info, sharing=mode).total
         click.echo(f"{mode:7} {peaks[mode] / 1e9:7.2f} GB peak, estimate {estimate / 1e9:6.2f} GB; "
-                   f"{statistics.median(times[mode]):7.3f} s a step, {ratio:.2f} x {names[0]}")
+                   f"{statistics.median(times[mode]):7.3f} s a step, {ratio:.2f} x {modes[0]}")
 
 
 if __name__ == "__main__":

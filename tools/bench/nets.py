@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import click
+from bench_command import Bench
 from google.protobuf.json_format import MessageToDict
 from reference_layers import compiled
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
-from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import Model, read_model, write_text
 from prototxt_gen.nets.builder import build
 from prototxt_gen.nets.configs import NETWORKS
@@ -92,7 +92,7 @@ class Server:
         self.child.wait()
 
 
-@click.command(help=__doc__)
+@click.command(cls=Bench, help=__doc__)
 @click.argument("nets", nargs=-1, metavar="NET...")
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
@@ -212,8 +212,4 @@ def _described(info: Any) -> Dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Error as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    main()

@@ -26,7 +26,15 @@ def pooling(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     if len(layer.top) > most:
         raise Misfit(f"this kind of pooling makes at most {plural(most, 'top')}, not {len(layer.top)}")
     keeps_index = param.pool == param.MAX and len(layer.top) == 1
-    return Made([top] * len(layer.top), buffers=[Buffer("max_index", count(top))] if keeps_index else [])
+    return Made([top] * len(layer.top), buffers=_index(param, kernel, count(top)) if keeps_index else [])
+
+
+def _index(param: Any, kernel: Pair, values: int) -> Sequence[Buffer]:
+    """Which value won: an int each, or for our Caffe on the CPU a byte where windows have fewer than 255 positions."""
+    if param.engine != param.DEFAULT or math.prod(kernel) >= 255:
+        return [Buffer("max_index", values)]
+    in_bytes = -(-values // 4)
+    return [Buffer("max_position", in_bytes), Buffer("max_index", values - in_bytes, on_cpu=False)]
 
 
 @rules.add("SPP", bottoms=1, tops=1)

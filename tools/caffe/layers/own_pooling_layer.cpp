@@ -1,3 +1,4 @@
+#include <cstdint>
 #include <vector>
 
 #include "caffe/layers/pooling_layer.hpp"
@@ -23,6 +24,9 @@ class OwnPoolingLayer : public PoolingLayer<Dtype> {
       prototxt_gen::mean_pooling_forward(shape, x, y);
     } else if (top.size() > 1) {
       prototxt_gen::max_pooling_forward(shape, x, y, top[1]->mutable_cpu_data());
+    } else if (in_bytes()) {
+      positions_.resize(top[0]->count());
+      prototxt_gen::max_pooling_forward(shape, x, y, positions_.data());
     } else {
       prototxt_gen::max_pooling_forward(shape, x, y, this->max_idx_.mutable_cpu_data());
     }
@@ -39,6 +43,8 @@ class OwnPoolingLayer : public PoolingLayer<Dtype> {
       prototxt_gen::mean_pooling_backward(shape, dy, dx);
     } else if (top.size() > 1) {
       prototxt_gen::max_pooling_backward(shape, dy, top[1]->cpu_data(), dx);
+    } else if (in_bytes()) {
+      prototxt_gen::max_pooling_backward(shape, dy, positions_.data(), dx);
     } else {
       prototxt_gen::max_pooling_backward(shape, dy, this->max_idx_.cpu_data(), dx);
     }
@@ -46,6 +52,7 @@ class OwnPoolingLayer : public PoolingLayer<Dtype> {
 
  private:
   bool is_max() const { return this->layer_param_.pooling_param().pool() == PoolingParameter_PoolMethod_MAX; }
+  bool in_bytes() const { return this->kernel_h_ * this->kernel_w_ < prototxt_gen::kManyPositions; }
   prototxt_gen::PoolingShape Shape(const Blob<Dtype>& bottom) const {
     return {static_cast<std::ptrdiff_t>(bottom.shape(0)) * this->channels_,
             {this->height_, this->width_},
@@ -54,6 +61,8 @@ class OwnPoolingLayer : public PoolingLayer<Dtype> {
             {this->stride_h_, this->stride_w_},
             {this->pad_h_, this->pad_w_}};
   }
+
+  std::vector<std::uint8_t> positions_;  // of the largest values, in the windows
 };
 
 bool Fits(const LayerParameter& param) {

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <cstdint>
+#include <cstring>
+#include <limits>
 #include <vector>
 
+#include "lanes_cpu.hpp"
 #include "parallel.hpp"
-#include "vector_clones.hpp"
 
 namespace prototxt_gen {
 
@@ -21,60 +24,196 @@ struct Window {
   Size begin, end, count;  // count: positions that the divisor counts
 };
 
-Window window(const PoolingShape& s, int axis, Size out) {
+Window window_of(const PoolingShape& s, int axis, Size out) {
   const Size begin = out * s.stride[axis] - s.pad[axis];
   const Size end = std::min(begin + s.kernel[axis], s.size_in[axis] + s.pad[axis]);
   return {std::max<Size>(begin, 0), std::min(end, s.size_in[axis]), end - begin};
 }
 
-// best[j], place[j] against the values row[stride j], which have the places first + stride j.
-template <Size kStride>
-PROTOTXT_GEN_CLONES void raise(Size count, Size any_stride, const float* row, int first, float* best,
-                                      int* place) {
-  const Size stride = kStride ? kStride : any_stride;
+// A row of the input as the columns of the windows meet it: tap t of output j is parts[t % stride] [j + t / stride].
+// Beyond the row there is nothing that is larger than anything.
+class SplitRow {
+ public:
+  explicit SplitRow(const PoolingShape& s)
+      : shape_(s),
+        length_(s.size_out[1] + s.kernel[1] / s.stride[1] + kEight),
+        values_(length_ * s.stride[1], -std::numeric_limits<float>::infinity()) {
+    for (Size part = 0; part < s.stride[1]; ++part) {
+      // Value j of the part is column stride j + shift of the row.
+      const Size shift = part - s.pad[1], room = s.size_in[1] - shift;
+      const Size first = shift < 0 ? (-shift + s.stride[1] - 1) / s.stride[1] : 0;
+      parts_.push_back({shift, first, std::min(length_, room <= 0 ? 0 : (room - 1) / s.stride[1] + 1)});
+    }
+  }
+
+  void take(const float* row) {
+    float* to = values_.data();
+    for (const Part& part : parts_) {
+      if (shape_.stride[1] == 1) {
+        split<1>(row, 1, part, to);
+      } else if (shape_.stride[1] == 2) {
+        split<2>(row, 2, part, to);
+      } else {
+        split<0>(row, shape_.stride[1], part, to);
+      }
+      to += length_;
+    }
+  }
+
+  const float* values() const { return values_.data(); }
+
+  // By tap, where the values that it has at all outputs begin.
+  std::vector<Size> tap_offsets() const {
+    std::vector<Size> made;
+    for (Size tap = 0; tap < shape_.kernel[1]; ++tap) {
+      made.push_back(tap % shape_.stride[1] * length_ + tap / shape_.stride[1]);
+    }
+    return made;
+  }
+
+ private:
+  struct Part {
+    Size shift, first, last;
+  };
+
+  // The strides of most nets are known to the compiler.
+  template <Size kStride>
+  static void split(const float* row, Size any_stride, const Part& part, float* to) {
+    const Size stride = kStride ? kStride : any_stride;
 #pragma omp simd
-  for (Size j = 0; j < count; ++j) {
-    const float value = row[stride * j];
-    const bool larger = value > best[j];
-    best[j] = larger ? value : best[j];
-    place[j] = larger ? first + static_cast<int>(stride * j) : place[j];
+    for (Size j = part.first; j < part.last; ++j) {
+      to[j] = row[stride * j + part.shift];
+    }
+  }
+
+  PoolingShape shape_;
+  Size length_;  // up to a vector after the last output's last tap
+  std::vector<float> values_;
+  std::vector<Part> parts_;
+};
+
+// By position in a window, how far it is from the window's first place in the plane.
+std::vector<Size> distances(const PoolingShape& s) {
+  std::vector<Size> made;
+  for (Size row = 0; row < s.kernel[0]; ++row) {
+    for (Size column = 0; column < s.kernel[1]; ++column) {
+      made.push_back(row * s.size_in[1] + column);
+    }
+  }
+  return made;
+}
+
+// The first place of a window; where there is padding it may lie before the plane.
+Size first_place(const PoolingShape& s, Size i, Size j) {
+  return (i * s.stride[0] - s.pad[0]) * s.size_in[1] + j * s.stride[1] - s.pad[1];
+}
+
+// Largest values of a row of windows, and the positions that had them first, -1 for none. values[k][j] is what window j
+// has at position first + k; windows meet their values in this order, so that of equal ones the first is kept. Writes
+// up to seven values more.
+PROTOTXT_GEN_CLONES void largest(const std::vector<const float*>& values, Size first, Size columns, float* y,
+                                 std::int32_t* positions) {
+  for (Size next = 0; next < columns; next += kEight) {
+    const Size j = columns < kEight ? 0 : std::min(next, columns - kEight);
+    auto best = Lanes<float>::Values{} - FLT_MAX;
+    auto position = Lanes<float>::Picks{} - 1;
+    auto own = Lanes<float>::Picks{} + static_cast<std::int32_t>(first);
+    for (const float* const one : values) {
+      Lanes<float>::Values now;
+      load(one + j, &now);
+      const auto larger = now > best;
+      best = larger ? now : best;
+      position = larger ? own : position;
+      own += 1;
+    }
+    store<float>(best, y + j);
+    std::memcpy(positions + j, &position, sizeof position);
+  }
+}
+
+// What a mask says of a row of windows, of which i is the index.
+void write_mask(const PoolingShape&, const std::vector<Size>&, Size, const std::int32_t* positions, Size columns,
+                std::uint8_t* mask) {
+  std::copy_n(positions, columns, mask);
+}
+
+template <typename Mask>
+void write_mask(const PoolingShape& s, const std::vector<Size>& distance, Size i, const std::int32_t* positions,
+                Size columns, Mask* mask) {
+  for (Size j = 0; j < columns; ++j) {
+    mask[j] = static_cast<Mask>(positions[j] < 0 ? -1 : first_place(s, i, j) + distance[positions[j]]);
+  }
+}
+
+// Calls to(output, place) for the outputs of a plane whose windows have a largest value.
+template <typename To>
+void for_places(const PoolingShape& s, const std::vector<Size>& distance, const std::uint8_t* mask, const To& to) {
+  const Size* const distances = distance.data();
+  const Size columns = s.size_out[1], stride = s.stride[1];
+  for (Size i = 0, at = 0; i < s.size_out[0]; ++i) {
+    Size first = first_place(s, i, 0);
+    for (const Size end = at + columns; at < end; ++at, first += stride) {
+      if (mask[at] != kManyPositions) {
+        to(at, first + distances[mask[at]]);
+      }
+    }
+  }
+}
+
+template <typename Mask, typename To>
+void for_places(const PoolingShape& s, const std::vector<Size>&, const Mask* mask, const To& to) {
+  for (Size at = 0; at < s.size_out[0] * s.size_out[1]; ++at) {
+    if (mask[at] >= 0) {
+      to(at, static_cast<Size>(mask[at]));
+    }
+  }
+}
+
+// Runs ranges of planes, side by side where they are worth it.
+template <typename Range>
+void over_planes(const PoolingShape& s, const Range& range) {
+  if (worth_threads(s)) {
+    parallel_ranges(s.planes, range);
+  } else {
+    range(0, s.planes);
   }
 }
 
 }  // namespace
 
-// Row by row and tap by tap: each output meets its window's values in the order of their places, so that of equal ones
-// the first is kept.
 template <typename Mask>
 void max_pooling_forward(const PoolingShape& s, const float* x, float* y, Mask* mask) {
   const Size columns = s.size_out[1];
-  // The outputs [first, last) whose window has tap j inside the row.
-  std::vector<Size> first(s.kernel[1]), last(s.kernel[1]);
-  for (Size j = 0; j < s.kernel[1]; ++j) {
-    const Size shift = s.pad[1] - j;
-    const Size room = s.size_in[1] + shift;
-    first[j] = std::min(columns, shift <= 0 ? 0 : (shift + s.stride[1] - 1) / s.stride[1]);
-    last[j] = std::max(first[j], std::min(columns, room <= 0 ? 0 : (room - 1) / s.stride[1] + 1));
-  }
-  const auto kernel = s.stride[1] == 1 ? raise<1> : s.stride[1] == 2 ? raise<2> : raise<0>;
-  parallel_for(s.planes, worth_threads(s), [&](Size plane) {
-    thread_local std::vector<int> place;
-    place.resize(columns);
-    const float* const in = x + plane * s.size_in[0] * s.size_in[1];
-    for (Size i = 0; i < s.size_out[0]; ++i) {
-      const Size at = (plane * s.size_out[0] + i) * columns;
-      float* const best = y + at;
-      std::fill_n(best, columns, -FLT_MAX);
-      std::fill_n(place.begin(), columns, -1);
-      const Window rows = window(s, 0, i);
-      for (Size row = rows.begin; row < rows.end; ++row) {
-        for (Size j = 0; j < s.kernel[1]; ++j) {
-          const Size from = row * s.size_in[1] + first[j] * s.stride[1] + j - s.pad[1];
-          kernel(last[j] - first[j], s.stride[1], in + from, static_cast<int>(from), best + first[j],
-                 place.data() + first[j]);
+  const std::vector<Size> distance = distances(s);
+  over_planes(s, [&](Size begin, Size end) {
+    std::vector<SplitRow> rows(s.kernel[0], SplitRow(s));
+    std::vector<SplitRow*> row_of;  // as many rows of the plane as a window has are held at a time
+    for (Size row = 0; row < s.size_in[0]; ++row) {
+      row_of.push_back(&rows[row % s.kernel[0]]);
+    }
+    const std::vector<Size> offsets = rows[0].tap_offsets();
+    std::vector<const float*> taps;
+    std::vector<float> values(columns + kEight);
+    std::vector<std::int32_t> positions(columns + kEight);
+    for (Size plane = begin; plane < end; ++plane) {
+      Size held = 0;  // rows before this one have been split
+      for (Size i = 0; i < s.size_out[0]; ++i) {
+        const Window window = window_of(s, 0, i);
+        for (held = std::max(held, window.begin); held < window.end; ++held) {
+          row_of[held]->take(x + (plane * s.size_in[0] + held) * s.size_in[1]);
         }
+        taps.clear();
+        for (Size row = window.begin; row < window.end; ++row) {
+          for (const Size offset : offsets) {
+            taps.push_back(row_of[row]->values() + offset);
+          }
+        }
+        const Size first = (window.begin - i * s.stride[0] + s.pad[0]) * s.kernel[1];
+        largest(taps, first, columns, values.data(), positions.data());
+        const Size at = (plane * s.size_out[0] + i) * columns;
+        std::copy_n(values.begin(), columns, y + at);
+        write_mask(s, distance, i, positions.data(), columns, mask + at);
       }
-      std::copy_n(place.begin(), columns, mask + at);
     }
   });
 }
@@ -82,13 +221,13 @@ void max_pooling_forward(const PoolingShape& s, const float* x, float* y, Mask* 
 template <typename Mask>
 void max_pooling_backward(const PoolingShape& s, const float* dy, const Mask* mask, float* dx) {
   const Size in = s.size_in[0] * s.size_in[1], out = s.size_out[0] * s.size_out[1];
-  parallel_for(s.planes, worth_threads(s), [&](Size plane) {
-    float* const target = dx + plane * in;
-    std::fill_n(target, in, 0.0f);
-    for (Size i = plane * out; i < (plane + 1) * out; ++i) {
-      if (mask[i] >= 0) {
-        target[static_cast<Size>(mask[i])] += dy[i];
-      }
+  const std::vector<Size> distance = distances(s);
+  over_planes(s, [&](Size begin, Size end) {
+    for (Size plane = begin; plane < end; ++plane) {
+      float* const target = dx + plane * in;
+      std::fill_n(target, in, 0.0f);
+      const float* const diff = dy + plane * out;
+      for_places(s, distance, mask + plane * out, [=](Size at, Size place) { target[place] += diff[at]; });
     }
   });
 }
@@ -98,9 +237,9 @@ void mean_pooling_forward(const PoolingShape& s, const float* x, float* y) {
     const float* const in = x + plane * s.size_in[0] * s.size_in[1];
     float* out = y + plane * s.size_out[0] * s.size_out[1];
     for (Size i = 0; i < s.size_out[0]; ++i) {
-      const Window rows = window(s, 0, i);
+      const Window rows = window_of(s, 0, i);
       for (Size j = 0; j < s.size_out[1]; ++j) {
-        const Window columns = window(s, 1, j);
+        const Window columns = window_of(s, 1, j);
         float sum = 0;
         for (Size row = rows.begin; row < rows.end; ++row) {
           for (Size column = columns.begin; column < columns.end; ++column) {
@@ -119,9 +258,9 @@ void mean_pooling_backward(const PoolingShape& s, const float* dy, float* dx) {
     const float* in = dy + plane * s.size_out[0] * s.size_out[1];
     std::fill_n(out, s.size_in[0] * s.size_in[1], 0.0f);
     for (Size i = 0; i < s.size_out[0]; ++i) {
-      const Window rows = window(s, 0, i);
+      const Window rows = window_of(s, 0, i);
       for (Size j = 0; j < s.size_out[1]; ++j) {
-        const Window columns = window(s, 1, j);
+        const Window columns = window_of(s, 1, j);
         const float share = *in++ / static_cast<float>(rows.count * columns.count);
         for (Size row = rows.begin; row < rows.end; ++row) {
           for (Size column = columns.begin; column < columns.end; ++column) {
@@ -133,8 +272,10 @@ void mean_pooling_backward(const PoolingShape& s, const float* dy, float* dx) {
   });
 }
 
+template void max_pooling_forward<std::uint8_t>(const PoolingShape&, const float*, float*, std::uint8_t*);
 template void max_pooling_forward<int>(const PoolingShape&, const float*, float*, int*);
 template void max_pooling_forward<float>(const PoolingShape&, const float*, float*, float*);
+template void max_pooling_backward<std::uint8_t>(const PoolingShape&, const float*, const std::uint8_t*, float*);
 template void max_pooling_backward<int>(const PoolingShape&, const float*, const int*, float*);
 template void max_pooling_backward<float>(const PoolingShape&, const float*, const float*, float*);
 

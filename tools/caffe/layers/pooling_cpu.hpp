@@ -11,8 +11,12 @@ struct PoolingShape {
   std::ptrdiff_t size_in[2], size_out[2], kernel[2], stride[2], pad[2];
 };
 
-// Mask is int, or float where it is a top: the place of the first largest value in its plane, -1 where none is larger
-// than the least finite value.
+// Windows with so many positions have no mask of bytes.
+constexpr std::ptrdiff_t kManyPositions = 255;
+
+// The mask tells where the first largest value is. Of bytes: by its position in the window, row by row, kManyPositions
+// where no value is larger than the least finite one. Of int, or of float where it is a top: by its place in the plane,
+// -1 for none.
 template <typename Mask>
 void max_pooling_forward(const PoolingShape& shape, const float* x, float* y, Mask* mask);
 template <typename Mask>
