@@ -102,7 +102,8 @@ def test_dry_run_prints_the_command_and_starts_nothing(train, caffe_build, job):
     edit(job / "solver.prototxt", ("solver_mode: CPU", "solver_mode: GPU"))
     result = train("--dry-run", "--cpu")
     assert result.returncode == 0
-    assert shlex.split(result.stdout) == [str(caffe_build.binary), "train", "-solver", "snap/tiny.cpu-solver.prototxt"]
+    assert shlex.split(result.stdout) == ["PROTOTXT_GEN_MEMORY=shared", str(caffe_build.binary), "train", "-solver",
+                                          "snap/tiny.cpu-solver.prototxt"]
     assert "snap/tiny.cpu-solver.prototxt: solver.prototxt with solver_mode: CPU" in result.stderr
     assert not (job / "snap").exists()
 

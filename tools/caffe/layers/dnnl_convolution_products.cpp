@@ -10,6 +10,10 @@ namespace {
 
 // Columns of a matrix product below which packing its left side costs as much as the product.
 constexpr Size kColumns = 384;
+// Rows so far apart, or a multiple of it, meet in few lines of the caches. oneDNN's product with a transposed left side
+// and few columns reads that side where it lies, and takes up to twice as long then.
+constexpr Size kAliasBytes = 2048;
+constexpr Size kApart = 16;  // values that such rows are moved apart
 
 }  // namespace
 
@@ -66,10 +70,17 @@ void DnnlConvolution::Plan::pointwise_data(Pass pass, const Share& share, const 
   const bool gather_in = together > 1 || !adjacent, gather_out = together > 1;
   const Size columns_in = gather_in ? ci * together * plane_out : 0;
   const Size columns_out = gather_out ? co * together * plane_out : 0;
+  const bool aliased = sizeof(float) * shape.channels_in % kAliasBytes == 0 && together * plane_out < kColumns;
+  const Size apart = !forward && aliased ? ci + kApart : 0;
   const Size in_bytes = sizeof(float) * columns_in, out_bytes = sizeof(float) * columns_out;
-  Scratch scratch(Scratch::padded(in_bytes) + Scratch::padded(out_bytes));
+  const Size weights_bytes = sizeof(float) * co * apart;
+  Scratch scratch(Scratch::padded(in_bytes) + Scratch::padded(out_bytes) + Scratch::padded(weights_bytes));
   float* const in_columns = scratch.take(in_bytes);
   float* const out_columns = scratch.take(out_bytes);
+  float* const weights_apart = scratch.take(weights_bytes);
+  for (Size c = 0; apart && c < co; ++c) {
+    std::copy_n(weights + c * shape.channels_in, ci, weights_apart + c * apart);
+  }
   const auto y_planes = [&](const float* y, Size n, Size c) { return y + (n * shape.channels_out + c) * plane_out; };
   for (Size first = 0; first < piece.images; first += together) {
     const Size images = std::min(together, piece.images - first), columns = images * plane_out;
@@ -100,8 +111,8 @@ void DnnlConvolution::Plan::pointwise_data(Pass pass, const Share& share, const 
           std::copy_n(y_planes(dy, n, c), plane_out, out_columns + (c * images + n) * plane_out);
         }
       }
-      sgemm(true, false, ci, columns, co, weights, shape.channels_in, gather_out ? out_columns : dy, columns, 0.0f,
-            gather_in ? in_columns : dx, columns);
+      sgemm(true, false, ci, columns, co, apart ? weights_apart : weights, apart ? apart : shape.channels_in,
+            gather_out ? out_columns : dy, columns, 0.0f, gather_in ? in_columns : dx, columns);
       if (gather_in) {
         scatter_x(in_columns, images, ci, dx);
       }
