@@ -141,8 +141,13 @@ const ConvolutionShape kConvolutions[] = {
     convolution(1, 9, 33, 1, 24, 24, 1, 1, 0, 1),    // large planes
     convolution(2, 6, 6, 1, 5, 5, 1, 1, 1, 1),       // one tap with padding
     convolution(3, 32, 32, 4, 7, 7, 3, 1, 1, 1),     // groups of eight
-    convolution(2, 16, 16, 4, 9, 9, 3, 2, 1, 1),     // small groups
-    convolution(4, 64, 128, 32, 6, 6, 3, 1, 1, 1),   // groups of two and four
+    convolution(2, 16, 16, 4, 9, 9, 3, 2, 1, 1),     // of four, with a stride
+    convolution(4, 64, 128, 32, 6, 6, 3, 1, 1, 1),   // of two and four
+    convolution(1, 15, 33, 3, 19, 40, 5, 3, 2, 1),   // of five and eleven; more columns than two vectors have
+    convolution(2, 9, 6, 3, 17, 16, 1, 2, 0, 1),     // a stride longer than the kernel
+    convolution(1, 6, 4, 2, 8, 18, 7, 1, 6, 1),      // windows that begin wholly in the padding
+    convolution(2, 26, 28, 2, 6, 9, 3, 1, 1, 1),     // of thirteen
+    convolution(2, 8, 8, 2, 9, 9, 3, 1, 2, 2),       // dilated
     convolution(2, 6, 6, 6, 8, 8, 5, 1, 2, 1),       // each channel by itself
 };
 

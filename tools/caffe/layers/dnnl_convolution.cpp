@@ -14,15 +14,6 @@ constexpr Size kChannelUnit = 16;
 
 }  // namespace
 
-bool ConvolutionShape::operator==(const ConvolutionShape& other) const {
-  const auto tuple = [](const ConvolutionShape& s) {
-    return std::make_tuple(s.images, s.channels_in, s.channels_out, s.groups, s.size_in[0], s.size_in[1],
-                           s.size_out[0], s.size_out[1], s.kernel[0], s.kernel[1], s.stride[0], s.stride[1], s.pad[0],
-                           s.pad[1], s.dilation[0], s.dilation[1]);
-  };
-  return tuple(*this) == tuple(other);
-}
-
 // ---- Who does what -------------------------------------------------------------------------------------------------
 
 // Cutting the images makes every thread reorder or pack all weights, and have a sum of its own of their differences;
@@ -116,6 +107,10 @@ bool DnnlConvolution::Plan::can(Pass pass, bool bias) {
 }
 
 void DnnlConvolution::Plan::forward(const float* x, const float* weights, const float* bias, float* y) {
+  if (grouped(Pass::kForward)) {
+    grouped_forward(shape, x, weights, bias, y);
+    return;
+  }
   const std::vector<Share> work = prepared(Pass::kForward, bias != nullptr);
   parallel_for(work.size(), true, [&](Size i) {
     const OneThread one_thread;
@@ -132,6 +127,10 @@ void DnnlConvolution::Plan::forward(const float* x, const float* weights, const 
 }
 
 void DnnlConvolution::Plan::backward_data(const float* dy, const float* weights, float* dx) {
+  if (grouped(Pass::kBackwardData)) {
+    grouped_backward_data(shape, dy, weights, dx);
+    return;
+  }
   const std::vector<Share> work = prepared(Pass::kBackwardData, false);
   parallel_for(work.size(), true, [&](Size i) {
     const OneThread one_thread;
@@ -147,6 +146,10 @@ void DnnlConvolution::Plan::backward_data(const float* dy, const float* weights,
 }
 
 void DnnlConvolution::Plan::backward_weights(const float* x, const float* dy, float* dweights) {
+  if (grouped(Pass::kBackwardWeights)) {
+    grouped_backward_weights(shape, x, dy, dweights);
+    return;
+  }
   const std::vector<Share> work = prepared(Pass::kBackwardWeights, false);
   // Shares of the images add to the same weights: each but the first has its own sum, which the others' threads may
   // write while this one waits.
@@ -167,8 +170,8 @@ void DnnlConvolution::Plan::backward_weights(const float* x, const float* dy, fl
     }
     if (pointwise) {
       pointwise_weights(share, at_in(x, share), at_out(dy, share), own);
-    } else if (small_groups()) {
-      grouped_weights(share, at_in(x, share), at_out(dy, share), own);
+    } else if (unblocked_groups()) {
+      unfolded_weights(share, at_in(x, share), at_out(dy, share), own);
     } else {
       blocked_weights(share, at_in(x, share), at_out(dy, share), own);
     }

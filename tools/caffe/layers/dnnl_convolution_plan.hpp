@@ -10,6 +10,7 @@
 
 #include "dnnl_convolution.hpp"
 #include "dnnl_product.hpp"
+#include "grouped_convolution_cpu.hpp"
 
 // Inside of DnnlConvolution: for its own sources alone.
 
@@ -74,7 +75,8 @@ class DnnlConvolution::Plan {
         group_in(s.channels_in / s.groups),
         group_out(s.channels_out / s.groups),
         pointwise(taps == 1 && s.groups == 1 && s.pad[0] == 0 && s.pad[1] == 0),
-        adjacent(s.stride[0] == 1 && s.stride[1] == 1) {}
+        adjacent(s.stride[0] == 1 && s.stride[1] == 1),
+        small_groups(has_small_groups(s)) {}
 
   bool can(Pass pass, bool bias);
   void forward(const float* x, const float* weights, const float* bias, float* y);
@@ -96,7 +98,14 @@ class DnnlConvolution::Plan {
   };
 
   std::vector<Share> shares(Pass pass) const;
-  bool blocked(Pass pass) const { return !pointwise && !(pass == Pass::kBackwardWeights && small_groups()); }
+  bool blocked(Pass pass) const {
+    return !pointwise && !grouped(pass) && !(pass == Pass::kBackwardWeights && unblocked_groups());
+  }
+  // Left to grouped_convolution_cpu.hpp. Where every channel is a group, oneDNN's forward pass and that for the data are
+  // the faster ones.
+  bool grouped(Pass pass) const {
+    return small_groups && (pass == Pass::kBackwardWeights || group_in > 1 || group_out > 1);
+  }
   std::vector<Share> prepared(Pass pass, bool bias);
   Size chunk_bytes(Pass pass, const Piece& piece) const;
   std::vector<Size> chunks(const Piece& piece, Size bytes) const;
@@ -109,7 +118,7 @@ class DnnlConvolution::Plan {
   void pointwise_data(Pass pass, const Share& share, const float* weights, const float* bias, const float* from,
                       float* to) const;
   void pointwise_weights(const Share& share, const float* x, const float* dy, float* dweights) const;
-  void grouped_weights(const Share& share, const float* x, const float* dy, float* dweights) const;
+  void unfolded_weights(const Share& share, const float* x, const float* dy, float* dweights) const;
 
   void gather_x(const float* x, Size images, Size channels, float* columns) const;
   void scatter_x(const float* columns, Size images, Size channels, float* dx) const;
@@ -128,10 +137,10 @@ class DnnlConvolution::Plan {
   }
   Size weights_count() const { return shape.channels_out * group_in * taps; }
   // oneDNN 2.6's backward pass for weights writes through a null pointer where a group has four channels, and is slow
-  // for other small ones.
-  bool small_groups() const { return shape.groups > 1 && (group_in % 8 != 0 || group_out % 8 != 0); }
+  // for others that do not fill its blocks.
+  bool unblocked_groups() const { return shape.groups > 1 && (group_in % 8 != 0 || group_out % 8 != 0); }
 
-  const bool pointwise, adjacent;
+  const bool pointwise, adjacent, small_groups;
   std::map<std::tuple<Pass, Piece, bool>, std::unique_ptr<Kernel>> kernels_;
 };
 

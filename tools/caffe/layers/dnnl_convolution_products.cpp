@@ -1,4 +1,4 @@
-// Matrix products on the plain layout: convolutions of one tap, and the weights of small groups.
+// Matrix products on the plain layout: convolutions of one tap, and the weights of groups that fill no blocks.
 
 #include <algorithm>
 
@@ -149,7 +149,7 @@ void DnnlConvolution::Plan::pointwise_weights(const Share& share, const float* x
   }
 }
 
-// ---- Small groups: a matrix product per group on the unfolded input ------------------------------------------------
+// ---- Groups that fill no blocks: a matrix product for each on the unfolded input -----------------------------------
 
 // The channels of a group at x -> columns (group_in * taps, H' * W'), 0 outside the image.
 void DnnlConvolution::Plan::unfold(const float* x, float* columns) const {
@@ -183,7 +183,7 @@ void DnnlConvolution::Plan::unfold(const float* x, float* columns) const {
   }
 }
 
-void DnnlConvolution::Plan::grouped_weights(const Share& share, const float* x, const float* dy,
+void DnnlConvolution::Plan::unfolded_weights(const Share& share, const float* x, const float* dy,
                                             float* dweights) const {
   const Size rows = group_in * taps;
   Scratch scratch(sizeof(float) * rows * plane_out);
