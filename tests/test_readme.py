@@ -58,7 +58,7 @@ def test_plain_install_in_a_fresh_environment_generates_without_caffe(tmp_path):
     info = run("prototxt-gen caffe info", elsewhere, tools, nowhere)
     assert info.returncode == 1 and "Traceback" not in info.stderr
     native = run("python -c 'import prototxt_gen.native as n; import os; print(*os.listdir(n.__path__[0]))'", elsewhere, tools)
-    assert {"CMakeLists.txt", "layers"} <= set(native.stdout.split())
+    assert {"CMakeLists.txt", "cuda", "layers", "memory", "solvers"} <= set(native.stdout.split())
 
 
 @pytest.mark.usefixtures("caffe_build")
@@ -70,6 +70,13 @@ def test_all_other_commands_run(tmp_path):
             continue
         done = run(command, tmp_path, bin_folder)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_pictures_are_there():
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    assert len(pictures) == 2
+    for path in pictures:
+        assert (ROOT / path).read_bytes().startswith(b"\x89PNG"), path
 
 
 def test_nothing_is_left_to_fill_in():

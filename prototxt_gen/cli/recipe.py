@@ -28,7 +28,7 @@ def recipe(kind: str, network: str, folder: str, **options: Any) -> None:
     """Write into DIR everything that trains NET, a network's name: train_val.prototxt, deploy.prototxt,
     solver.prototxt, the script run.sh and a README.md that tells how.
 
-    imagenet and cifar are the paper's recipes; fashion-mnist is a training of 20 minutes on the CPU. Files that are
+    imagenet and cifar are the paper's recipes; fashion-mnist is a training of 5 minutes on the CPU. Files that are
     there and differ are never overwritten.
     """
     texts = recipes.recipe_files(kind, network, **options)

@@ -199,16 +199,16 @@ def test_the_key_follows_every_ingredient(monkeypatch):
 
 def test_the_key_follows_the_native_sources(tmp_path, monkeypatch):
     native = tmp_path / "native"
-    for folder in ("layers", "memory"):
+    for folder in ("layers", "memory", "solvers"):
         (native / folder).mkdir(parents=True)
-    for path in ("CMakeLists.txt", "layers/a.cpp", "layers/a.hpp", "memory/b.cpp"):
+    for path in ("CMakeLists.txt", "layers/a.cpp", "layers/a.hpp", "memory/b.cpp", "solvers/c.hpp"):
         (native / path).write_text("one")
     monkeypatch.setattr(caffe_source, "NATIVE_DIR", native)
     seen = {caffe_build.ingredients()["native"]}
-    for path in ("CMakeLists.txt", "layers/a.cpp", "layers/a.hpp", "layers/new.hpp", "memory/b.cpp"):
+    for path in ("CMakeLists.txt", "layers/a.cpp", "layers/a.hpp", "layers/new.hpp", "memory/b.cpp", "solvers/c.hpp"):
         (native / path).write_text("two")
         seen.add(caffe_build.ingredients()["native"])
-    assert len(seen) == 6
+    assert len(seen) == 7
 
 
 def test_cache_folder(monkeypatch, tmp_path):

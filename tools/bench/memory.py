@@ -98,8 +98,8 @@ def main(name: str, batch: int, rounds: int, modes: List[str]) -> None:
             child.stdin.close()
             child.wait()
     info = infer(net, TRAIN)
-    click.echo(f"{name}, batch {batch}, {rounds} rounds; gradients and parameters "
-               f"{'equal' if len({one.hexdigest() for one in seen.values()}) == 1 else 'DIFFERENT'}")
+    same = "equal" if len({one.hexdigest() for one in seen.values()}) == 1 else "DIFFERENT"
+    click.echo(f"{name}, batch {batch}, {rounds} rounds" + f"; gradients and parameters {same}" * (len(modes) > 1))
     for mode in modes:
         ratio = statistics.median(one / first for one, first in zip(times[mode], times[modes[0]]))
         estimate = memory(info, sharing=mode).total
