@@ -187,7 +187,7 @@ def _memory_lines(info: Any, need: Any, others: Mapping[str, int]) -> List[str]:
     for name, value in [*parts, ("total", need.total)]:
         lines.append(f"  {name:26}{value / 2**20:>12.1f} MiB")
     if need.gpu_only:
-        lines.append(f"  (on the CPU {need.resident / 2**20:.1f} MiB: convolutions keep no columns there)")
+        lines.append(f"  (on the CPU {need.resident / 2**20:.1f} MiB, with our own engines there)")
     for word, total in others.items() if info.phase == TRAIN else ():
         lines.append(f"  (train --memory {word} needs {total / 2**20:.1f} MiB; --{word} shows it)")
     if need.fork_bn and others:

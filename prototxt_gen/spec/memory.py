@@ -4,8 +4,9 @@ Caffe allocates a blob's data and its difference when each is first touched, and
 sources of BVLC Caffe 1.0: a top in place of its bottom has no memory of its own; Split, Reshape and Flatten share their
 bottom's data; a data layer's top borrows one of the prefetched batches; a difference exists where the backward pass
 reaches, and every output of a Split has its own. Where blobs share memory, ``spec.lean`` tells what is left of that. On
-the CPU our Caffe's convolutions have an engine without columns; and what is never written has no pages: compilers make
-one calloc of the malloc and the memset by which Caffe allocates, and calloc takes pages that the kernel has cleared.
+the CPU our Caffe's engines keep less: convolutions no columns, poolings a byte in place of an index, Nesterov's updates
+nothing besides the history. And what is never written has no pages: compilers make one calloc of the malloc and the
+memset by which Caffe allocates, and calloc takes pages that the kernel has cleared.
 """
 
 from __future__ import annotations

@@ -130,7 +130,9 @@ def look_at(used: UsedNet, batch: Optional[int] = None) -> NetInfo:
 def memory_asked(asked: Optional[str], record: Optional[Mapping[str, Any]]) -> Optional[str]:
     """Return how blobs are to share memory: as asked for, else as the run's last start was, else as the environment."""
     recorded = record["starts"][-1].get("memory") if record and record["starts"] else None
-    word = asked or recorded or os.environ.get(MEMORY_VARIABLE) or None
+    if asked or recorded:
+        return asked or recorded
+    word = os.environ.get(MEMORY_VARIABLE) or None
     if word is not None and word not in SHARING:
         raise Error(f"{MEMORY_VARIABLE} is '{word}'", hint=f"it may be {', '.join(SHARING[:-1])} or {SHARING[-1]}")
     return word

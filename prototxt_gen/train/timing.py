@@ -31,6 +31,7 @@ from prototxt_gen.passes.base import registry
 from prototxt_gen.passes.deploy import is_source
 from prototxt_gen.spec.backward import backward_passes
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, Shape, infer
+from prototxt_gen.spec.lean import SIZE_ONLY
 from prototxt_gen.spec.memory import with_batch
 from prototxt_gen.train.caffe import Caffe
 from prototxt_gen.train.caffe_child import Child, check_device
@@ -52,9 +53,8 @@ COPY_NET = f"""
 layer {{ name: "in" type: "Input" top: "in" input_param {{ shape {{ dim: 16 dim: {SIDE} dim: {SIDE} }} }} }}
 layer {{ name: "out" type: "Power" bottom: "in" top: "out" }}
 """
-# Layers whose second bottom is a label, and those of whose second bottom only the size counts.
+# Layers whose second bottom is a label.
 LABEL_READERS = {"SoftmaxWithLoss", "InfogainLoss", "MultinomialLogisticLoss", "HingeLoss", "Accuracy"}
-SIZE_READERS = {"Interp", "Crop"}
 
 # Called with what is done, and how many of how many iterations are.
 Progress = Callable[[str, int, int], Any]
@@ -225,7 +225,7 @@ def run(
 def _work(info: NetInfo, backward: bool) -> Iterable[Tuple[int, int]]:
     """Yield multiply-adds and bytes of each layer, forward and backward together."""
     for one, passes in zip(info.layers, backward_passes(info)):
-        used = 1 if one.type in SIZE_READERS else len(one.bottoms)
+        used = 1 if one.type in SIZE_ONLY else len(one.bottoms)
         read = one.bottom_shapes[:used]
         runs = backward and passes.runs
         differences = [shape for shape, asked in zip(read, passes.bottoms) if backward and asked]

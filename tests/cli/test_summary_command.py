@@ -62,7 +62,13 @@ def test_memory_and_the_largest_batch(cli):
     assert document["largest batch"] == 15
     text = cli("summary", "attention56", "--memory", "--gpu-gib", "8").stdout
     assert "largest batch in 8 GiB: 15" in text and "memory of a training step" in text
-    assert re.search(r"^  \(on the CPU \S+ MiB: convolutions keep no columns there\)$", text, re.MULTILINE)
+    assert re.search(r"^  \(on the CPU \S+ MiB, with our own engines there\)$", text, re.MULTILINE)
+    for word in ("shared", "lean"):
+        (said,) = re.findall(rf"^  \(train --memory {word} needs (\S+) MiB; --{word} shows it\)$", text, re.MULTILINE)
+        own = cli("summary", "attention56", "--memory", f"--{word}").stdout
+        assert re.search(rf"^  total +{re.escape(said)} MiB$", own, re.MULTILINE) and "shows it" not in own
+    refused = cli("summary", "attention56", "--shared")
+    assert refused.returncode == 2 and refused.stderr == "error: --shared is about memory\nhint: --memory --shared\n"
 
 
 UNKNOWN = """

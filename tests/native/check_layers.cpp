@@ -12,6 +12,7 @@
 #include "bn_cpu.hpp"
 #include "check_native.hpp"
 #include "interp_cpu.hpp"
+#include "update_cpu.hpp"
 
 using namespace prototxt_gen;
 
@@ -104,6 +105,27 @@ void interp_of_all_sizes() {
   }
 }
 
+template <typename T>
+void updates_of_all_sizes() {
+  for (const std::ptrdiff_t count : {0, 1, 15, 16, 17, 1000, 40001}) {
+    for (const bool nesterov : {false, true}) {
+      for (const UpdateRule<T>& rule : {UpdateRule<T>{1, 0, T(0.5), T(0.9), nesterov}, {T(0.5), T(0.1), 1, 0, nesterov},
+                                        {1, 1, 0, T(0.5), nesterov}}) {
+        const std::vector<T> data = drawn<T>(count, 1), diff = drawn<T>(count, 2), history = drawn<T>(count, 3);
+        std::vector<T> w = data, g = diff, h = history;
+        update(rule, count, w.data(), g.data(), h.data());
+        for (std::ptrdiff_t i = 0; i < count; ++i) {
+          const double after = rule.momentum * history[i] + rule.rate * (rule.scale * diff[i] + rule.decay * data[i]);
+          const double step = nesterov ? (1 + rule.momentum) * after - rule.momentum * history[i] : after;
+          require(std::abs(h[i] - after) <= 1e-6 && std::abs(g[i] - step) <= 1e-6 &&
+                      std::abs(w[i] - (data[i] - step)) <= 1e-6,
+                  "an update");
+        }
+      }
+    }
+  }
+}
+
 // Two nets at once: the team has one job at a time, and what it cannot take runs on the calling thread.
 void both_from_several_threads() {
   const BnShape shape{4, 70, 196};
@@ -164,6 +186,8 @@ int main() {
   bn_of_all_sizes<double>();
   interp_of_all_sizes<float>();
   interp_of_all_sizes<double>();
+  updates_of_all_sizes<float>();
+  updates_of_all_sizes<double>();
   // Large enough to be written past the caches.
   run_bn<float>({2, 3, 700001}, false);
   run_bn<float>({2, 3, 700001}, true);

@@ -14,8 +14,8 @@ from prototxt_gen.train.caffe_source import NATIVE_DIR
 
 HERE = Path(__file__).parent
 LAYERS = NATIVE_DIR / "layers"
-FLAGS = ["-std=c++17", "-O3", "-fopenmp-simd", "-ffp-contract=off", "-pthread", "-fPIC", "-shared", "-Wall",
-         "-Wextra", "-Werror"]
+FLAGS = ["-std=c++17", "-O3", "-fopenmp-simd", "-ffp-contract=off", "-fno-trapping-math",
+         "-pthread", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
 SHAPES = [(3, 4, 5, 6), (7, 3), (2, 3, 4), (2, 2, 3, 2, 2), (5, 1, 1, 1)]
 
 

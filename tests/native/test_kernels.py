@@ -20,8 +20,8 @@ from prototxt_gen.train.caffe_source import NATIVE_DIR
 HERE = Path(__file__).parent
 LAYERS = NATIVE_DIR / "layers"
 # No product is fused with a sum, as in the CPU drivers and in the build for the GPU.
-FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-fopenmp-simd", "-pthread", "-fPIC", "-shared", "-Wall", "-Wextra",
-         "-Werror"]
+FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-trapping-math",
+         "-fopenmp-simd", "-pthread", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
 ORDERS = range(3)
 DIGITS = {np.float32: 2e-6, np.float64: 1e-12}
 

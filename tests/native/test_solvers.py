@@ -9,12 +9,13 @@ layer { name: "data" type: "DummyData" top: "data" top: "label" dummy_data_param
 layer { name: "wide" type: "InnerProduct" bottom: "data" top: "wide" param { lr_mult: 0.5 } param { decay_mult: 0 }
   inner_product_param { num_output: 200 weight_filler { type: "msra" } bias_filler { value: 0.5 } } }
 layer { name: "relu" type: "ReLU" bottom: "wide" top: "wide" }
-layer { name: "out" type: "InnerProduct" bottom: "wide" top: "out" param { lr_mult: 0 decay_mult: 0 } param { lr_mult: 2 }
+layer { name: "out" type: "InnerProduct" bottom: "wide" top: "out"
+  param { lr_mult: 0 decay_mult: 0 } param { lr_mult: 2 }
   inner_product_param { num_output: 5 weight_filler { type: "msra" } } }
 layer { name: "loss" type: "SoftmaxWithLoss" bottom: "out" bottom: "label" top: "loss" }
 """
-SETTINGS = """net: "net.prototxt" base_lr: 0.05 lr_policy: "step" gamma: 0.5 stepsize: 2 momentum: 0.9 weight_decay: 0.01
-display: 1 max_iter: 9 random_seed: 3 snapshot_prefix: "made" snapshot_format: BINARYPROTO %s"""
+SETTINGS = """net: "net.prototxt" base_lr: 0.05 lr_policy: "step" gamma: 0.5 stepsize: 2
+momentum: 0.9 weight_decay: 0.01 display: 1 max_iter: 9 random_seed: 3 snapshot_prefix: "made" snapshot_format: BINARYPROTO %s"""
 # Builds a solver of ours, by the registry, or Caffe's own class.
 MAKE = f'''
 import re
@@ -71,7 +72,7 @@ for ours in (True, False):
     runs.append([np.concatenate([blob.data.ravel(), blob.diff.ravel()]) for blob in blobs(solver)])
 out = [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(*runs)]
 ''')
-    assert len(far) == 4 and max(far) <= 1e-5
+    assert len(far) == 4 and all(one <= 1e-5 for one in far)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Nesterov"])
@@ -90,7 +91,35 @@ for first in (True, False):
     other.step(2)
     out += [float(np.abs(a.data - b.data).max() / np.abs(b.data).max()) for a, b in zip(blobs(solver), blobs(other))]
 ''')
-    assert len(far) == 8 and max(far) <= 1e-5
+    assert len(far) == 8 and all(one <= 1e-5 for one in far)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Nesterov"])
+def test_what_is_infinite_stays_so_where_nothing_is_learned_or_decays(in_caffe, kind):
+    """lr_mult 0 (the weights of 'out') with an infinite weight and gradient, decay_mult 0 (the bias of 'wide')."""
+    assert in_caffe(MAKE + f'''
+solver = solver_of("{kind}")
+still, undecayed = blobs(solver)[2], blobs(solver)[1]
+still.data[...], still.diff[...] = -np.inf, np.inf
+undecayed.data[...], undecayed.diff[...] = np.inf, 1
+solver.apply_update()
+out = [bool((still.data == -np.inf).all()), bool((undecayed.data == np.inf).all())]
+''') == [True, True]
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Nesterov", "Adam"])
+def test_python_sees_the_class_that_it_knows(in_caffe, kind):
+    """Whatever comes first: a solver of ours, or one of Caffe's own class."""
+    for first in ("caffe.get_solver", "caffe.{kind}Solver"):
+        names, isinstances, rates = in_caffe(MAKE + f'''
+solvers = [solver_of("{kind}", "momentum: 0.5", ours) for ours in ({first == "caffe.get_solver"}, True, False)]
+solvers[1].step(3)
+out = [[type(one).__name__ for one in solvers], [isinstance(one, caffe.{kind}Solver) for one in solvers],
+       [getattr(one, "lr", None) for one in solvers]]
+''')
+        assert names == [f"{kind}Solver"] * 3 and all(isinstances)
+        assert len({rate is None for rate in rates}) == 1
+        assert rates[0] is None or rates == pytest.approx([0.05, 0.025, 0.05])
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Nesterov"])
@@ -119,6 +148,7 @@ solver = caffe.get_solver("solver.prototxt")
 solver.step(1)
 print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024)
 """
-    peaks = [int(run_caffe_python(code, environment={"PROTOTXT_GEN_ENGINE": engine}).stdout) for engine in ("own", "caffe")]
+    peaks = [int(run_caffe_python(code, environment={"PROTOTXT_GEN_ENGINE": engine}).stdout)
+             for engine in ("own", "caffe")]
     array = 4 * 4096 * 8192
     assert peaks[1] - peaks[0] == pytest.approx(array, rel=0.1)

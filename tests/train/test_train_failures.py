@@ -223,15 +223,17 @@ def test_memory_beside_what_is_free(caffe_build, job, monkeypatch):
     solver = preflight.read_solver("solver.prototxt")
     nets = preflight.used_nets(solver, "solver.prototxt")
     need = preflight_run.need(nets, solver, on_gpu=True)
-    # Columns of convolutions count on a GPU; on the CPU what our own engine takes does, unless Caffe's is asked for.
+    # Columns of convolutions and whole indices of poolings count on a GPU; on the CPU what our own engines take does,
+    # unless Caffe's are asked for.
     here = preflight_run.need(nets, solver, on_gpu=False)
     each = [memory(preflight_run.look_at(net)) for net in nets]
     assert need.total - here.total == sum(one.gpu_only for one in each) - each[0].cpu_only
     assert each[0].gpu_only > 0 and each[0].cpu_only > 0
-    edit(job / "net.prototxt", ("kernel_size: 5", "kernel_size: 5 engine: CAFFE"))
+    own = job.joinpath("net.prototxt").read_text()
+    edit(job / "net.prototxt", *((old, f"{old} engine: CAFFE") for old in ("kernel_size: 5", "stride: 2")))
     stock = preflight.used_nets(solver, "solver.prototxt")
     assert preflight_run.need(stock, solver, on_gpu=False) == need == preflight_run.need(stock, solver, on_gpu=True)
-    edit(job / "net.prototxt", ("kernel_size: 5 engine: CAFFE", "kernel_size: 5"))
+    (job / "net.prototxt").write_text(own)
     assert need.batch == 20 and need.total == need.fixed + 20 * need.per_image
     for batch in (1, 7, 20, 1000):
         # What is said of another batch is what is said of a net that has it.

@@ -9,8 +9,8 @@
 
 namespace caffe {
 
-// Caffe's convolution with the CPU's work done by oneDNN, where the bottoms are (N, C, H, W) blobs of floats; anything
-// else, and the GPU's work, is Caffe's own.
+// Caffe's convolution with the CPU's work done by DnnlConvolution, where the bottoms are (N, C, H, W) blobs of floats;
+// anything else, and the GPU's work, is Caffe's own.
 template <typename Dtype>
 class DnnlConvolutionLayer : public ConvolutionLayer<Dtype> {
  public:

@@ -101,7 +101,7 @@ class DnnlConvolution::Plan {
   bool blocked(Pass pass) const {
     return !pointwise && !grouped(pass) && !(pass == Pass::kBackwardWeights && unblocked_groups());
   }
-  // Left to grouped_convolution_cpu.hpp. Where every channel is a group, oneDNN's forward pass and that for the data are
+  // Left to grouped_convolution_cpu.hpp. Where every channel is a group, oneDNN's passes forward and for the data are
   // the faster ones.
   bool grouped(Pass pass) const {
     return small_groups && (pass == Pass::kBackwardWeights || group_in > 1 || group_out > 1);

@@ -7,8 +7,8 @@
 
 namespace prototxt_gen {
 
-// True unless $PROTOTXT_GEN_ENGINE is `caffe`, which leaves every layer that Caffe itself has to Caffe. `own`, and
-// nothing, stand for the layers of this folder. Any other value ends the process.
+// True unless $PROTOTXT_GEN_ENGINE is `caffe`, which leaves every layer and solver that Caffe itself has to Caffe.
+// `own`, and nothing, stand for ours. Any other value ends the process.
 bool own_engine();
 
 // Puts a creator in the place of the one that Caffe registered for a type, which it returns. Caffe's objects come first

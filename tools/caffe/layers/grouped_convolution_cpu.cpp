@@ -5,6 +5,7 @@
 
 #include "lanes_cpu.hpp"
 #include "parallel.hpp"
+#include "row_parts_cpu.hpp"
 
 namespace prototxt_gen {
 
@@ -19,51 +20,43 @@ constexpr Size kColumns = 2 * kEight;  // values of a row that are made at a tim
 
 Size plane(const Size size[2]) { return size[0] * size[1]; }
 
-Size rounded_up(Size value, Size unit) { return (value + unit - 1) / unit * unit; }
+// How planes lie that have room around them, zero where nothing lies: their rows are cut into parts.
+struct Layout {
+  Size planes;
+  Size size[2];    // of a plane
+  Size before[2];  // rows and columns of room before it
+  Size rows;       // with the room
+  Size parts, length;
 
-// Planes with room around them, zero where nothing lies. A row is cut into `parts`: its column q parts + p, counted from
-// the beginning of the room, is value q of part p, so that neighbouring windows read neighbouring values whatever their
-// stride.
+  Size row_step() const { return parts * length; }
+  Size values() const { return planes * rows * row_step(); }
+  Size row(Size plane, Size row) const { return (plane * rows + row) * row_step(); }
+  // Where the values of a row begin that lie `column` after the beginning of the room.
+  Size column(Size column) const { return column % parts * length + column / parts; }
+};
+
 class Planes {
  public:
-  Planes(Size count, const Size size[2], const Size before[2], Size rows, Size parts, Size length)
-      : count_(count), height_(size[0]), width_(size[1]), top_(before[0]), left_(before[1]), rows_(rows),
-        parts_(parts), length_(length), values_(count * rows * parts * length) {}
+  explicit Planes(const Layout& layout) : layout_(layout), values_(layout.values()) {}
 
   void take(const float* from) {
-    const Size rows = std::min(height_, rows_ - top_);
-    for (Size p = 0; p < count_; ++p) {
-      for (Size r = 0; r < rows; ++r) {
-        take_row(from + (p * height_ + r) * width_, values_.data() + offset(p, r + top_, 0));
+    const Size rows = std::min(layout_.size[0], layout_.rows - layout_.before[0]);
+    for (Size part = 0; part < layout_.parts; ++part) {
+      const RowPart own = row_part(part, layout_.parts, layout_.before[1], layout_.size[1], layout_.length);
+      for (Size p = 0; p < layout_.planes; ++p) {
+        const float* source = from + p * layout_.size[0] * layout_.size[1];
+        float* to = values_.data() + layout_.row(p, layout_.before[0]) + part * layout_.length;
+        for (Size row = 0; row < rows; ++row, source += layout_.size[1], to += layout_.row_step()) {
+          take_part(source, own, to);
+        }
       }
     }
   }
 
-  const float* values() const { return values_.data(); }
-  Size row_step() const { return parts_ * length_; }
-  // Where the values of a plane and row begin that lie `column` after the beginning of the room.
-  Size offset(Size p, Size row, Size column) const {
-    return (p * rows_ + row) * row_step() + column % parts_ * length_ + column / parts_;
-  }
+  const float* row(Size plane, Size row) const { return values_.data() + layout_.row(plane, row); }
 
  private:
-  void take_row(const float* from, float* to) const {
-    if (parts_ == 1) {
-      std::copy_n(from, std::min(width_, length_ - left_), to + left_);
-      return;
-    }
-    for (Size part = 0; part < parts_; ++part) {
-      const Size first = part < left_ ? (left_ - part + parts_ - 1) / parts_ : 0;
-      const Size end = std::min(length_, (width_ + left_ - part + parts_ - 1) / parts_);
-      const float* const shifted = from + (first * parts_ + part - left_);
-      float* const own = to + part * length_ + first;
-      for (Size j = 0; j < end - first; ++j) {
-        own[j] = shifted[parts_ * j];
-      }
-    }
-  }
-
-  const Size count_, height_, width_, top_, left_, rows_, parts_, length_;
+  const Layout layout_;
   std::vector<float> values_;
 };
 
@@ -111,20 +104,20 @@ PROTOTXT_GEN_CLONES void add_terms_up(const float* place, const Terms& terms, Si
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
-Planes input_planes(const ConvolutionShape& s, Size columns) {
+Layout input_layout(const ConvolutionShape& s, Size columns) {
   const Size rows = (s.size_out[0] - 1) * s.stride[0] + s.kernel[0];
   const Size length = columns + (s.kernel[1] - 1) / s.stride[1];
-  return {s.channels_in / s.groups, s.size_in, s.pad, rows, s.stride[1], length};
+  return {s.channels_in / s.groups, {s.size_in[0], s.size_in[1]}, {s.pad[0], s.pad[1]}, rows, s.stride[1], length};
 }
 
 // The terms of the channels out from `first` on.
-Terms forward_terms(const ConvolutionShape& s, const Planes& planes, const float* weights, Size first, Size outputs) {
+Terms forward_terms(const ConvolutionShape& s, const Layout& layout, const float* weights, Size first, Size outputs) {
   const Size in = s.channels_in / s.groups;
   Terms terms;
   for (Size c = 0; c < in; ++c) {
     for (Size k = 0; k < s.kernel[0]; ++k) {
       for (Size l = 0; l < s.kernel[1]; ++l) {
-        terms.distances.push_back(planes.offset(c, k, l));
+        terms.distances.push_back(layout.row(c, k) + layout.column(l));
         for (Size o = 0; o < kOutputs; ++o) {
           const Size at = (((first + o) * in + c) * s.kernel[0] + k) * s.kernel[1] + l;
           terms.weights.push_back(o < outputs ? weights[at] : 0.0f);
@@ -133,17 +126,6 @@ Terms forward_terms(const ConvolutionShape& s, const Planes& planes, const float
     }
   }
   return terms;
-}
-
-// Runs item(image, group) with scratch of each thread's own.
-template <typename Make, typename Item>
-void for_groups_of_images(const ConvolutionShape& s, const Make& make, const Item& item) {
-  parallel_ranges(s.images * s.groups, [&](Size begin, Size end) {
-    auto scratch = make();
-    for (Size i = begin; i < end; ++i) {
-      item(i / s.groups, i % s.groups, &scratch);
-    }
-  });
 }
 
 }  // namespace
@@ -156,29 +138,31 @@ bool has_small_groups(const ConvolutionShape& s) {
 
 void grouped_forward(const ConvolutionShape& s, const float* x, const float* weights, const float* bias, float* y) {
   const Size in = s.channels_in / s.groups, out = s.channels_out / s.groups;
-  const auto make = [&] { return input_planes(s, std::max(s.size_out[1], kColumns)); };
-  const Planes layout = make();
+  const Layout layout = input_layout(s, std::max(s.size_out[1], kColumns));
   const Size blocks = (out + kOutputs - 1) / kOutputs;
   std::vector<Terms> terms;
   for (Size i = 0; i < s.groups * blocks; ++i) {
     const Size first = i % blocks * kOutputs;
     terms.push_back(forward_terms(s, layout, weights, i / blocks * out + first, std::min(kOutputs, out - first)));
   }
-  for_groups_of_images(s, make, [&](Size n, Size g, Planes* planes) {
-    planes->take(x + (n * s.channels_in + g * in) * plane(s.size_in));
-    for (Size block = 0; block < blocks; ++block) {
-      const Size channel = g * out + block * kOutputs, outputs = std::min(kOutputs, out - block * kOutputs);
-      float start[kOutputs] = {};
-      float* rows[kOutputs] = {};
-      for (Size o = 0; o < outputs; ++o) {
-        start[o] = bias ? bias[channel + o] : 0.0f;
-        rows[o] = y + (n * s.channels_out + channel + o) * plane(s.size_out);
-      }
-      for (Size i = 0; i < s.size_out[0]; ++i) {
-        add_terms_up(planes->values() + i * s.stride[0] * planes->row_step(), terms[g * blocks + block], s.size_out[1],
-                     start, outputs, rows);
+  parallel_ranges(s.images * s.groups, [&](Size begin, Size end) {
+    Planes planes(layout);
+    for (Size item = begin; item < end; ++item) {
+      const Size n = item / s.groups, g = item % s.groups;
+      planes.take(x + (n * s.channels_in + g * in) * plane(s.size_in));
+      for (Size block = 0; block < blocks; ++block) {
+        const Size channel = g * out + block * kOutputs, outputs = std::min(kOutputs, out - block * kOutputs);
+        float start[kOutputs] = {};
+        float* rows[kOutputs] = {};
         for (Size o = 0; o < outputs; ++o) {
-          rows[o] += s.size_out[1];
+          start[o] = bias ? bias[channel + o] : 0.0f;
+          rows[o] = y + (n * s.channels_out + channel + o) * plane(s.size_out);
+        }
+        for (Size i = 0; i < s.size_out[0]; ++i) {
+          add_terms_up(planes.row(0, i * s.stride[0]), terms[g * blocks + block], s.size_out[1], start, outputs, rows);
+          for (Size o = 0; o < outputs; ++o) {
+            rows[o] += s.size_out[1];
+          }
         }
       }
     }
@@ -207,14 +191,14 @@ struct Axis {
 };
 
 // The terms of a class of values, for the channels in of a group from `first` on.
-Terms backward_terms(const ConvolutionShape& s, const Planes& planes, const float* weights, const Axis axes[2],
+Terms backward_terms(const ConvolutionShape& s, const Layout& layout, const float* weights, const Axis axes[2],
                      Size row_class, Size column_class, Size group, Size first, Size outputs) {
   const Size in = s.channels_in / s.groups, out = s.channels_out / s.groups;
   Terms terms;
   for (Size o = 0; o < out; ++o) {
     for (Size k = row_class; k < axes[0].kernel; k += axes[0].stride) {
       for (Size l = column_class; l < axes[1].kernel; l += axes[1].stride) {
-        terms.distances.push_back(planes.offset(o, 0, 0) - k / axes[0].stride * planes.row_step() - l / axes[1].stride);
+        terms.distances.push_back(layout.row(o, 0) - k / axes[0].stride * layout.row_step() - l / axes[1].stride);
         for (Size c = 0; c < kOutputs; ++c) {
           const Size at = (((group * out + o) * in + first + c) * axes[0].kernel + k) * axes[1].kernel + l;
           terms.weights.push_back(c < outputs ? weights[at] : 0.0f);
@@ -231,11 +215,8 @@ void grouped_backward_data(const ConvolutionShape& s, const float* dy, const flo
   const Size in = s.channels_in / s.groups, out = s.channels_out / s.groups;
   const Axis axes[2] = {Axis(s, 0), Axis(s, 1)};
   const Axis &rows = axes[0], &columns = axes[1];
-  const Size room[2] = {rows.room, columns.room};
-  const auto make = [&] {
-    return Planes(out, s.size_out, room, rows.room + rows.outputs, 1, columns.room + columns.outputs + kColumns);
-  };
-  const Planes layout = make();
+  const Layout layout = {out, {s.size_out[0], s.size_out[1]}, {rows.room, columns.room}, rows.room + rows.outputs, 1,
+                         columns.room + columns.outputs + kColumns};
   const Size blocks = (in + kOutputs - 1) / kOutputs, classes = rows.stride * columns.stride;
   std::vector<Terms> terms;
   for (Size i = 0; i < s.groups * blocks * classes; ++i) {
@@ -243,29 +224,33 @@ void grouped_backward_data(const ConvolutionShape& s, const float* dy, const flo
     terms.push_back(backward_terms(s, layout, weights, axes, a, b, i / classes / blocks, block * kOutputs,
                                    std::min(kOutputs, in - block * kOutputs)));
   }
-  for_groups_of_images(s, make, [&](Size n, Size g, Planes* planes) {
-    planes->take(dy + (n * s.channels_out + g * out) * plane(s.size_out));
-    std::vector<float> apart(columns.stride > 1 ? kOutputs * columns.size : 0);
+  parallel_ranges(s.images * s.groups, [&](Size begin, Size end) {
+    Planes planes(layout);
+    std::vector<float> apart(columns.stride > 1 ? kOutputs * columns.size : 0);  // rows of one class of columns
     const float start[kOutputs] = {};
-    for (Size i = 0; i < blocks * rows.size; ++i) {
-      const Size block = i / rows.size, row = i % rows.size;
-      const Size outputs = std::min(kOutputs, in - block * kOutputs), a = (row + rows.pad) % rows.stride;
-      float* const to =
-          dx + ((n * s.channels_in + g * in + block * kOutputs) * rows.size + row) * columns.size;
-      for (Size b = 0; b < columns.stride; ++b) {
-        float* made[kOutputs];
-        for (Size c = 0; c < kOutputs; ++c) {
-          made[c] = columns.stride > 1 ? apart.data() + c * columns.size : to + c * plane(s.size_in);
-        }
-        const float* const place =
-            planes->values() + planes->offset(0, rows.room + rows.newest(row),
-                                              columns.room + columns.newest(columns.first(b)));
-        add_terms_up(place, terms[(g * blocks + block) * classes + a * columns.stride + b], columns.count(b), start,
-                     outputs, made);
-        for (Size c = 0; columns.stride > 1 && c < outputs; ++c) {
-          float* const own = to + c * plane(s.size_in) + columns.first(b);
-          for (Size j = 0; j < columns.count(b); ++j) {
-            own[columns.stride * j] = made[c][j];
+    for (Size item = begin; item < end; ++item) {
+      const Size n = item / s.groups, g = item % s.groups;
+      planes.take(dy + (n * s.channels_out + g * out) * plane(s.size_out));
+      for (Size i = 0; i < blocks * rows.size; ++i) {
+        const Size block = i / rows.size, row = i % rows.size, a = (row + rows.pad) % rows.stride;
+        const Size outputs = std::min(kOutputs, in - block * kOutputs);
+        float* const to = dx + ((n * s.channels_in + g * in + block * kOutputs) * rows.size + row) * columns.size;
+        for (Size b = 0; b < columns.stride; ++b) {
+          const Size first = columns.first(b), count = columns.count(b);
+          if (count == 0) {
+            continue;
+          }
+          float* made[kOutputs] = {};
+          for (Size c = 0; c < outputs; ++c) {
+            made[c] = columns.stride > 1 ? apart.data() + c * columns.size : to + c * plane(s.size_in);
+          }
+          add_terms_up(planes.row(0, rows.room + rows.newest(row)) + columns.room + columns.newest(first),
+                       terms[(g * blocks + block) * classes + a * columns.stride + b], count, start, outputs, made);
+          for (Size c = 0; columns.stride > 1 && c < outputs; ++c) {
+            float* const own = to + c * plane(s.size_in) + first;
+            for (Size j = 0; j < count; ++j) {
+              own[columns.stride * j] = made[c][j];
+            }
           }
         }
       }
@@ -280,25 +265,40 @@ namespace {
 constexpr Size kTaps = 3;   // taps of a row that are summed up at a time
 constexpr Size kDiffs = 2;  // channels out that are
 
-// sums[o][l] = the sum over rows and columns of dy[o] x[l]; columns are a multiple of eight.
+// sums[o][l] = the sum over rows and columns of dy[o] x[l]. Arrays go on for a vector after the last column; what is
+// there does not count.
 PROTOTXT_GEN_CLONES void multiply_planes(Size rows, Size columns, const float* const* dy, Size dy_step,
                                          const float* const* x, Size x_step, float (*sums)[kTaps]) {
+  using Picks = Lanes<float>::Picks;
   Vector totals[kDiffs][kTaps] = {};
-  for (Size i = 0; i < rows; ++i) {
-    for (Size j = 0; j < columns; j += kEight) {
-      Vector diffs[kDiffs], values;
+  const auto add = [&](Size i, Size j, const Picks& mask) PROTOTXT_GEN_INLINE_LAMBDA {
+    Vector diffs[kDiffs], values;
+#pragma GCC unroll 2
+    for (Size o = 0; o < kDiffs; ++o) {
+      load(dy[o] + i * dy_step + j, &diffs[o]);
+    }
+#pragma GCC unroll 3
+    for (Size l = 0; l < kTaps; ++l) {
+      load(x[l] + i * x_step + j, &values);
+      values = reinterpret_cast<Vector>(reinterpret_cast<Picks>(values) & mask);
 #pragma GCC unroll 2
       for (Size o = 0; o < kDiffs; ++o) {
-        load(dy[o] + i * dy_step + j, &diffs[o]);
+        totals[o][l] += diffs[o] * values;
       }
-#pragma GCC unroll 3
-      for (Size l = 0; l < kTaps; ++l) {
-        load(x[l] + i * x_step + j, &values);
-#pragma GCC unroll 2
-        for (Size o = 0; o < kDiffs; ++o) {
-          totals[o][l] += diffs[o] * values;
-        }
-      }
+    }
+  };
+  const Picks all = Picks{} - 1;
+  Picks rest;
+  for (int lane = 0; lane < kEight; ++lane) {
+    rest[lane] = lane < columns % kEight ? -1 : 0;
+  }
+  for (Size i = 0; i < rows; ++i) {
+    Size j = 0;
+    for (; j + kEight <= columns; j += kEight) {
+      add(i, j, all);
+    }
+    if (j < columns) {
+      add(i, j, rest);
     }
   }
   for (Size o = 0; o < kDiffs; ++o) {
@@ -316,10 +316,15 @@ PROTOTXT_GEN_CLONES void multiply_planes(Size rows, Size columns, const float* c
 
 void grouped_backward_weights(const ConvolutionShape& s, const float* x, const float* dy, float* dweights) {
   const Size in = s.channels_in / s.groups, out = s.channels_out / s.groups;
-  const Size columns = rounded_up(s.size_out[1], kEight);
-  const Size nothing[2] = {0, 0};
+  const Size columns = s.size_out[1], length = (columns + kEight - 1) / kEight * kEight;
+  const Layout inputs = input_layout(s, length);
+  const Layout outputs = {out, {s.size_out[0], columns}, {0, 0}, s.size_out[0], 1, length};
+  std::vector<Size> places;  // of the taps, in the last ones' place if there are fewer than are summed up at a time
+  for (Size l = 0; l < s.kernel[1] + kTaps; ++l) {
+    places.push_back(inputs.column(std::min(l, s.kernel[1] - 1)));
+  }
   parallel_ranges(s.groups, [&](Size begin, Size end) {
-    Planes values = input_planes(s, columns), diffs(out, s.size_out, nothing, s.size_out[0], 1, columns);
+    Planes values(inputs), diffs(outputs);
     for (Size g = begin; g < end; ++g) {
       float* const own = dweights + g * out * in * plane(s.kernel);
       for (Size n = 0; n < s.images; ++n) {
@@ -330,13 +335,12 @@ void grouped_backward_weights(const ConvolutionShape& s, const float* x, const f
           for (Size l = 0; l < s.kernel[1]; l += kTaps) {
             const float* taps[kTaps];
             for (Size t = 0; t < kTaps; ++t) {
-              taps[t] = values.values() + values.offset(c, k, std::min(l + t, s.kernel[1] - 1));
+              taps[t] = values.row(c, k) + places[l + t];
             }
             for (Size o = 0; o < out; o += kDiffs) {
-              const float* const rows[kDiffs] = {diffs.values() + diffs.offset(o, 0, 0),
-                                                 diffs.values() + diffs.offset(std::min(o + 1, out - 1), 0, 0)};
+              const float* const rows[kDiffs] = {diffs.row(o, 0), diffs.row(std::min(o + 1, out - 1), 0)};
               float sums[kDiffs][kTaps];
-              multiply_planes(s.size_out[0], columns, rows, diffs.row_step(), taps, s.stride[0] * values.row_step(),
+              multiply_planes(s.size_out[0], columns, rows, outputs.row_step(), taps, s.stride[0] * inputs.row_step(),
                               sums);
               for (Size d = 0; d < std::min(kDiffs, out - o); ++d) {
                 for (Size t = 0; t < std::min(kTaps, s.kernel[1] - l); ++t) {

@@ -1,5 +1,6 @@
 // Interp's backward pass.
 
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -122,7 +123,9 @@ PROTOTXT_GEN_CLONES void pull_back(const InterpShape& shape, const InterpTap<T>*
   for (int i = 0; i < shape.out_height; ++i) {
     const InterpTap<T>& row = rows[i];
     for (std::ptrdiff_t k = 0; k < kEight * shape.out_width; k += kLine) {
-      __builtin_prefetch(dy + kEight * (out + static_cast<std::ptrdiff_t>(i) * shape.out_width) + k);
+      const std::ptrdiff_t ahead = kEight * (out + static_cast<std::ptrdiff_t>(i) * shape.out_width) + k;
+      // As a number: after the last planes there is no such place.
+      __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(dy) + ahead * sizeof(T)));
     }
     move_to(row.low);
     read_pixels(dy + static_cast<std::ptrdiff_t>(i) * shape.out_width, out, planes, shape.out_width, pixels);

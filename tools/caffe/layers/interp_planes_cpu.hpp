@@ -27,11 +27,8 @@ template <typename Run>
 void for_planes(const InterpShape& shape, std::ptrdiff_t items, const Run& run) {
   // Below this many values a team of threads costs more than it saves.
   constexpr std::ptrdiff_t kParallelValues = 32768;
-  if (shape.planes * std::max(interp_in_values(shape), interp_out_values(shape)) >= kParallelValues) {
-    parallel_ranges(items, run);
-  } else if (items > 0) {
-    run(0, items);
-  }
+  const std::ptrdiff_t values = shape.planes * std::max(interp_in_values(shape), interp_out_values(shape));
+  parallel_ranges_if(values >= kParallelValues, items, run);
 }
 
 template <typename T>

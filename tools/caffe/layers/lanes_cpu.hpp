@@ -52,8 +52,9 @@ template <typename T>
 PROTOTXT_GEN_INLINE void pick(const typename Lanes<T>::Values& from, const typename Lanes<T>::Picks& picks,
                               typename Lanes<T>::Values* out) {
 #ifdef __clang__
+  const auto values = from;  // `out` may be the same vector
   for (int lane = 0; lane < kEight; ++lane) {
-    (*out)[lane] = from[picks[lane]];
+    (*out)[lane] = values[picks[lane]];
   }
 #else
   *out = __builtin_shuffle(from, picks);

@@ -62,7 +62,8 @@ class OwnPoolingLayer : public PoolingLayer<Dtype> {
             {this->pad_h_, this->pad_w_}};
   }
 
-  std::vector<std::uint8_t> positions_;  // of the largest values, in the windows
+  // Of the largest values, in the windows. The GPU's passes use max_idx_.
+  std::vector<std::uint8_t> positions_;
 };
 
 bool Fits(const LayerParameter& param) {

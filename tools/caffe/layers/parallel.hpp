@@ -20,19 +20,24 @@ std::ptrdiff_t parallel_threads();
 // everything runs on the calling thread.
 void parallel_ranges(std::ptrdiff_t count, const RangeFunction& run);
 
+// The same where the work is worth waking threads; else the whole range on the calling one.
+template <typename Range>
+void parallel_ranges_if(bool worth_threads, std::ptrdiff_t count, const Range& run) {
+  if (worth_threads) {
+    parallel_ranges(count, run);
+  } else if (count > 0) {
+    run(std::ptrdiff_t{0}, count);
+  }
+}
+
 // Calls item(i) for every i in [0, count), on all threads where the work is worth waking them.
 template <typename Item>
 void parallel_for(std::ptrdiff_t count, bool worth_threads, const Item& item) {
-  const auto range = [&item](std::ptrdiff_t begin, std::ptrdiff_t end) {
+  parallel_ranges_if(worth_threads, count, [&item](std::ptrdiff_t begin, std::ptrdiff_t end) {
     for (std::ptrdiff_t i = begin; i < end; ++i) {
       item(i);
     }
-  };
-  if (worth_threads) {
-    parallel_ranges(count, range);
-  } else {
-    range(0, count);
-  }
+  });
 }
 
 }  // namespace prototxt_gen

@@ -9,6 +9,7 @@
 
 #include "lanes_cpu.hpp"
 #include "parallel.hpp"
+#include "row_parts_cpu.hpp"
 
 namespace prototxt_gen {
 
@@ -39,23 +40,14 @@ class SplitRow {
         length_(s.size_out[1] + s.kernel[1] / s.stride[1] + kEight),
         values_(length_ * s.stride[1], -std::numeric_limits<float>::infinity()) {
     for (Size part = 0; part < s.stride[1]; ++part) {
-      // Value j of the part is column stride j + shift of the row.
-      const Size shift = part - s.pad[1], room = s.size_in[1] - shift;
-      const Size first = shift < 0 ? (-shift + s.stride[1] - 1) / s.stride[1] : 0;
-      parts_.push_back({shift, first, std::min(length_, room <= 0 ? 0 : (room - 1) / s.stride[1] + 1)});
+      parts_.push_back(row_part(part, s.stride[1], s.pad[1], s.size_in[1], length_));
     }
   }
 
   void take(const float* row) {
     float* to = values_.data();
-    for (const Part& part : parts_) {
-      if (shape_.stride[1] == 1) {
-        split<1>(row, 1, part, to);
-      } else if (shape_.stride[1] == 2) {
-        split<2>(row, 2, part, to);
-      } else {
-        split<0>(row, shape_.stride[1], part, to);
-      }
+    for (const RowPart& part : parts_) {
+      take_part(row, part, to);
       to += length_;
     }
   }
@@ -72,24 +64,10 @@ class SplitRow {
   }
 
  private:
-  struct Part {
-    Size shift, first, last;
-  };
-
-  // The strides of most nets are known to the compiler.
-  template <Size kStride>
-  static void split(const float* row, Size any_stride, const Part& part, float* to) {
-    const Size stride = kStride ? kStride : any_stride;
-#pragma omp simd
-    for (Size j = part.first; j < part.last; ++j) {
-      to[j] = row[stride * j + part.shift];
-    }
-  }
-
   PoolingShape shape_;
   Size length_;  // up to a vector after the last output's last tap
   std::vector<float> values_;
-  std::vector<Part> parts_;
+  std::vector<RowPart> parts_;
 };
 
 // By position in a window, how far it is from the window's first place in the plane.
@@ -169,23 +147,13 @@ void for_places(const PoolingShape& s, const std::vector<Size>&, const Mask* mas
   }
 }
 
-// Runs ranges of planes, side by side where they are worth it.
-template <typename Range>
-void over_planes(const PoolingShape& s, const Range& range) {
-  if (worth_threads(s)) {
-    parallel_ranges(s.planes, range);
-  } else {
-    range(0, s.planes);
-  }
-}
-
 }  // namespace
 
 template <typename Mask>
 void max_pooling_forward(const PoolingShape& s, const float* x, float* y, Mask* mask) {
   const Size columns = s.size_out[1];
   const std::vector<Size> distance = distances(s);
-  over_planes(s, [&](Size begin, Size end) {
+  parallel_ranges_if(worth_threads(s), s.planes, [&](Size begin, Size end) {
     std::vector<SplitRow> rows(s.kernel[0], SplitRow(s));
     std::vector<SplitRow*> row_of;  // as many rows of the plane as a window has are held at a time
     for (Size row = 0; row < s.size_in[0]; ++row) {
@@ -222,7 +190,7 @@ template <typename Mask>
 void max_pooling_backward(const PoolingShape& s, const float* dy, const Mask* mask, float* dx) {
   const Size in = s.size_in[0] * s.size_in[1], out = s.size_out[0] * s.size_out[1];
   const std::vector<Size> distance = distances(s);
-  over_planes(s, [&](Size begin, Size end) {
+  parallel_ranges_if(worth_threads(s), s.planes, [&](Size begin, Size end) {
     for (Size plane = begin; plane < end; ++plane) {
       float* const target = dx + plane * in;
       std::fill_n(target, in, 0.0f);

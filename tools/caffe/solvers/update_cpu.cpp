@@ -1,7 +1,7 @@
 #include "update_cpu.hpp"
 
 #include "../layers/parallel.hpp"
-#include "../layers/vector_clones.hpp"
+#include "../layers/simd_cpu.hpp"
 
 namespace prototxt_gen {
 
@@ -10,18 +10,33 @@ namespace {
 // Below this many values a team of threads costs more than it saves.
 constexpr std::ptrdiff_t kParallelValues = 32768;
 
-template <typename T>
-PROTOTXT_GEN_CLONES void update_range(const UpdateRule<T>& rule, std::ptrdiff_t count, T* data, T* diff, T* history) {
+// Terms with the factor 0 are left out, as in Caffe: what is infinite stays so.
+template <bool learns, bool decays, bool nesterov, typename T>
+PROTOTXT_GEN_INLINE void update_values(const UpdateRule<T>& rule, std::ptrdiff_t count, T* data, T* diff, T* history) {
   const T scale = rule.scale, decay = rule.decay, rate = rule.rate, momentum = rule.momentum;
-  const T step_on = rule.nesterov ? T(1) + momentum : T(1), step_back = rule.nesterov ? momentum : T(0);
 #pragma omp simd
   for (std::ptrdiff_t i = 0; i < count; ++i) {
     const T before = history[i];
-    const T after = momentum * before + rate * (scale * diff[i] + decay * data[i]);
-    const T step = step_on * after - step_back * before;
+    T after = momentum * before;
+    if (learns) {
+      const T own = scale * diff[i];
+      after += rate * (decays ? own + decay * data[i] : own);
+    }
+    const T step = nesterov ? (T(1) + momentum) * after - momentum * before : after;
     history[i] = after;
     diff[i] = step;
     data[i] -= step;
+  }
+}
+
+template <bool nesterov, typename T>
+PROTOTXT_GEN_CLONES void update_range(const UpdateRule<T>& rule, std::ptrdiff_t count, T* data, T* diff, T* history) {
+  if (rule.rate == 0) {
+    update_values<false, false, nesterov>(rule, count, data, diff, history);
+  } else if (rule.decay == 0) {
+    update_values<true, false, nesterov>(rule, count, data, diff, history);
+  } else {
+    update_values<true, true, nesterov>(rule, count, data, diff, history);
   }
 }
 
@@ -29,14 +44,10 @@ PROTOTXT_GEN_CLONES void update_range(const UpdateRule<T>& rule, std::ptrdiff_t 
 
 template <typename T>
 void update(const UpdateRule<T>& rule, std::ptrdiff_t count, T* data, T* diff, T* history) {
-  const auto range = [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-    update_range(rule, end - begin, data + begin, diff + begin, history + begin);
-  };
-  if (count < kParallelValues) {
-    range(0, count);
-  } else {
-    parallel_ranges(count, range);
-  }
+  const auto range = rule.nesterov ? update_range<true, T> : update_range<false, T>;
+  parallel_ranges_if(count >= kParallelValues, count, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    range(rule, end - begin, data + begin, diff + begin, history + begin);
+  });
 }
 
 template void update<float>(const UpdateRule<float>&, std::ptrdiff_t, float*, float*, float*);

@@ -10,7 +10,8 @@ namespace prototxt_gen {
 //   h' = momentum h + rate d
 //   u  = h', or with Nesterov's momentum (1 + momentum) h' - momentum h
 //   w' = w - u, and u is left in the place of g
-// as SGDSolver and NesterovSolver of Caffe 1.0 compute it (there the decay may be that of L1, too).
+// as SGDSolver and NesterovSolver of Caffe 1.0 compute it (there the decay may be that of L1, too). Where rate or decay
+// is 0, what it would multiply is not read.
 template <typename T>
 struct UpdateRule {
   T scale;  // 1 / iter_size
