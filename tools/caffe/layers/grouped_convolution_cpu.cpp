@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "lanes_cpu.hpp"
+#include "padded_planes_cpu.hpp"
 #include "parallel.hpp"
-#include "row_parts_cpu.hpp"
 
 namespace prototxt_gen {
 
@@ -14,51 +14,9 @@ namespace {
 using Size = std::ptrdiff_t;
 using Vector = Lanes<float>::Values;
 
-constexpr Size kChannels = 12;  // of a small group
-constexpr Size kOutputs = 4;   // channels that are made at a time
+constexpr Size kChannels = 12;         // of a small group
+constexpr Size kOutputs = 4;           // channels that are made at a time
 constexpr Size kColumns = 2 * kEight;  // values of a row that are made at a time
-
-Size plane(const Size size[2]) { return size[0] * size[1]; }
-
-// How planes lie that have room around them, zero where nothing lies: their rows are cut into parts.
-struct Layout {
-  Size planes;
-  Size size[2];    // of a plane
-  Size before[2];  // rows and columns of room before it
-  Size rows;       // with the room
-  Size parts, length;
-
-  Size row_step() const { return parts * length; }
-  Size values() const { return planes * rows * row_step(); }
-  Size row(Size plane, Size row) const { return (plane * rows + row) * row_step(); }
-  // Where the values of a row begin that lie `column` after the beginning of the room.
-  Size column(Size column) const { return column % parts * length + column / parts; }
-};
-
-class Planes {
- public:
-  explicit Planes(const Layout& layout) : layout_(layout), values_(layout.values()) {}
-
-  void take(const float* from) {
-    const Size rows = std::min(layout_.size[0], layout_.rows - layout_.before[0]);
-    for (Size part = 0; part < layout_.parts; ++part) {
-      const RowPart own = row_part(part, layout_.parts, layout_.before[1], layout_.size[1], layout_.length);
-      for (Size p = 0; p < layout_.planes; ++p) {
-        const float* source = from + p * layout_.size[0] * layout_.size[1];
-        float* to = values_.data() + layout_.row(p, layout_.before[0]) + part * layout_.length;
-        for (Size row = 0; row < rows; ++row, source += layout_.size[1], to += layout_.row_step()) {
-          take_part(source, own, to);
-        }
-      }
-    }
-  }
-
-  const float* row(Size plane, Size row) const { return values_.data() + layout_.row(plane, row); }
-
- private:
-  const Layout layout_;
-  std::vector<float> values_;
-};
 
 // What is added up for a value: the values that lie at these distances from its own place, each times its weight for
 // each of kOutputs channels.
@@ -104,14 +62,9 @@ PROTOTXT_GEN_CLONES void add_terms_up(const float* place, const Terms& terms, Si
 
 // ---- Forward -------------------------------------------------------------------------------------------------------
 
-Layout input_layout(const ConvolutionShape& s, Size columns) {
-  const Size rows = (s.size_out[0] - 1) * s.stride[0] + s.kernel[0];
-  const Size length = columns + (s.kernel[1] - 1) / s.stride[1];
-  return {s.channels_in / s.groups, {s.size_in[0], s.size_in[1]}, {s.pad[0], s.pad[1]}, rows, s.stride[1], length};
-}
-
 // The terms of the channels out from `first` on.
-Terms forward_terms(const ConvolutionShape& s, const Layout& layout, const float* weights, Size first, Size outputs) {
+Terms forward_terms(const ConvolutionShape& s, const PaddedLayout& layout, const float* weights, Size first,
+                    Size outputs) {
   const Size in = s.channels_in / s.groups;
   Terms terms;
   for (Size c = 0; c < in; ++c) {
@@ -138,7 +91,7 @@ bool has_small_groups(const ConvolutionShape& s) {
 
 void grouped_forward(const ConvolutionShape& s, const float* x, const float* weights, const float* bias, float* y) {
   const Size in = s.channels_in / s.groups, out = s.channels_out / s.groups;
-  const Layout layout = input_layout(s, std::max(s.size_out[1], kColumns));
+  const PaddedLayout layout = input_layout(s, std::max(s.size_out[1], kColumns));
   const Size blocks = (out + kOutputs - 1) / kOutputs;
   std::vector<Terms> terms;
   for (Size i = 0; i < s.groups * blocks; ++i) {
@@ -146,17 +99,17 @@ void grouped_forward(const ConvolutionShape& s, const float* x, const float* wei
     terms.push_back(forward_terms(s, layout, weights, i / blocks * out + first, std::min(kOutputs, out - first)));
   }
   parallel_ranges(s.images * s.groups, [&](Size begin, Size end) {
-    Planes planes(layout);
+    PaddedPlanes planes(layout);
     for (Size item = begin; item < end; ++item) {
       const Size n = item / s.groups, g = item % s.groups;
-      planes.take(x + (n * s.channels_in + g * in) * plane(s.size_in));
+      planes.take(x + (n * s.channels_in + g * in) * plane_values(s.size_in));
       for (Size block = 0; block < blocks; ++block) {
         const Size channel = g * out + block * kOutputs, outputs = std::min(kOutputs, out - block * kOutputs);
         float start[kOutputs] = {};
         float* rows[kOutputs] = {};
         for (Size o = 0; o < outputs; ++o) {
           start[o] = bias ? bias[channel + o] : 0.0f;
-          rows[o] = y + (n * s.channels_out + channel + o) * plane(s.size_out);
+          rows[o] = y + (n * s.channels_out + channel + o) * plane_values(s.size_out);
         }
         for (Size i = 0; i < s.size_out[0]; ++i) {
           add_terms_up(planes.row(0, i * s.stride[0]), terms[g * blocks + block], s.size_out[1], start, outputs, rows);
@@ -191,7 +144,7 @@ struct Axis {
 };
 
 // The terms of a class of values, for the channels in of a group from `first` on.
-Terms backward_terms(const ConvolutionShape& s, const Layout& layout, const float* weights, const Axis axes[2],
+Terms backward_terms(const ConvolutionShape& s, const PaddedLayout& layout, const float* weights, const Axis axes[2],
                      Size row_class, Size column_class, Size group, Size first, Size outputs) {
   const Size in = s.channels_in / s.groups, out = s.channels_out / s.groups;
   Terms terms;
@@ -215,8 +168,8 @@ void grouped_backward_data(const ConvolutionShape& s, const float* dy, const flo
   const Size in = s.channels_in / s.groups, out = s.channels_out / s.groups;
   const Axis axes[2] = {Axis(s, 0), Axis(s, 1)};
   const Axis &rows = axes[0], &columns = axes[1];
-  const Layout layout = {out, {s.size_out[0], s.size_out[1]}, {rows.room, columns.room}, rows.room + rows.outputs, 1,
-                         columns.room + columns.outputs + kColumns};
+  const PaddedLayout layout = {out, {s.size_out[0], s.size_out[1]}, {rows.room, columns.room},
+                               rows.room + rows.outputs, 1, columns.room + columns.outputs + kColumns};
   const Size blocks = (in + kOutputs - 1) / kOutputs, classes = rows.stride * columns.stride;
   std::vector<Terms> terms;
   for (Size i = 0; i < s.groups * blocks * classes; ++i) {
@@ -225,12 +178,12 @@ void grouped_backward_data(const ConvolutionShape& s, const float* dy, const flo
                                    std::min(kOutputs, in - block * kOutputs)));
   }
   parallel_ranges(s.images * s.groups, [&](Size begin, Size end) {
-    Planes planes(layout);
+    PaddedPlanes planes(layout);
     std::vector<float> apart(columns.stride > 1 ? kOutputs * columns.size : 0);  // rows of one class of columns
     const float start[kOutputs] = {};
     for (Size item = begin; item < end; ++item) {
       const Size n = item / s.groups, g = item % s.groups;
-      planes.take(dy + (n * s.channels_out + g * out) * plane(s.size_out));
+      planes.take(dy + (n * s.channels_out + g * out) * plane_values(s.size_out));
       for (Size i = 0; i < blocks * rows.size; ++i) {
         const Size block = i / rows.size, row = i % rows.size, a = (row + rows.pad) % rows.stride;
         const Size outputs = std::min(kOutputs, in - block * kOutputs);
@@ -242,111 +195,14 @@ void grouped_backward_data(const ConvolutionShape& s, const float* dy, const flo
           }
           float* made[kOutputs] = {};
           for (Size c = 0; c < outputs; ++c) {
-            made[c] = columns.stride > 1 ? apart.data() + c * columns.size : to + c * plane(s.size_in);
+            made[c] = columns.stride > 1 ? apart.data() + c * columns.size : to + c * plane_values(s.size_in);
           }
           add_terms_up(planes.row(0, rows.room + rows.newest(row)) + columns.room + columns.newest(first),
                        terms[(g * blocks + block) * classes + a * columns.stride + b], count, start, outputs, made);
           for (Size c = 0; columns.stride > 1 && c < outputs; ++c) {
-            float* const own = to + c * plane(s.size_in) + first;
+            float* const own = to + c * plane_values(s.size_in) + first;
             for (Size j = 0; j < count; ++j) {
               own[columns.stride * j] = made[c][j];
-            }
-          }
-        }
-      }
-    }
-  });
-}
-
-// ---- Backward, weights ---------------------------------------------------------------------------------------------
-
-namespace {
-
-constexpr Size kTaps = 3;   // taps of a row that are summed up at a time
-constexpr Size kDiffs = 2;  // channels out that are
-
-// sums[o][l] = the sum over rows and columns of dy[o] x[l]. Arrays go on for a vector after the last column; what is
-// there does not count.
-PROTOTXT_GEN_CLONES void multiply_planes(Size rows, Size columns, const float* const* dy, Size dy_step,
-                                         const float* const* x, Size x_step, float (*sums)[kTaps]) {
-  using Picks = Lanes<float>::Picks;
-  Vector totals[kDiffs][kTaps] = {};
-  const auto add = [&](Size i, Size j, const Picks& mask) PROTOTXT_GEN_INLINE_LAMBDA {
-    Vector diffs[kDiffs], values;
-#pragma GCC unroll 2
-    for (Size o = 0; o < kDiffs; ++o) {
-      load(dy[o] + i * dy_step + j, &diffs[o]);
-    }
-#pragma GCC unroll 3
-    for (Size l = 0; l < kTaps; ++l) {
-      load(x[l] + i * x_step + j, &values);
-      values = reinterpret_cast<Vector>(reinterpret_cast<Picks>(values) & mask);
-#pragma GCC unroll 2
-      for (Size o = 0; o < kDiffs; ++o) {
-        totals[o][l] += diffs[o] * values;
-      }
-    }
-  };
-  const Picks all = Picks{} - 1;
-  Picks rest;
-  for (int lane = 0; lane < kEight; ++lane) {
-    rest[lane] = lane < columns % kEight ? -1 : 0;
-  }
-  for (Size i = 0; i < rows; ++i) {
-    Size j = 0;
-    for (; j + kEight <= columns; j += kEight) {
-      add(i, j, all);
-    }
-    if (j < columns) {
-      add(i, j, rest);
-    }
-  }
-  for (Size o = 0; o < kDiffs; ++o) {
-    for (Size l = 0; l < kTaps; ++l) {
-      float sum = 0;
-      for (int lane = 0; lane < kEight; ++lane) {
-        sum += totals[o][l][lane];
-      }
-      sums[o][l] = sum;
-    }
-  }
-}
-
-}  // namespace
-
-void grouped_backward_weights(const ConvolutionShape& s, const float* x, const float* dy, float* dweights) {
-  const Size in = s.channels_in / s.groups, out = s.channels_out / s.groups;
-  const Size columns = s.size_out[1], length = (columns + kEight - 1) / kEight * kEight;
-  const Layout inputs = input_layout(s, length);
-  const Layout outputs = {out, {s.size_out[0], columns}, {0, 0}, s.size_out[0], 1, length};
-  std::vector<Size> places;  // of the taps, in the last ones' place if there are fewer than are summed up at a time
-  for (Size l = 0; l < s.kernel[1] + kTaps; ++l) {
-    places.push_back(inputs.column(std::min(l, s.kernel[1] - 1)));
-  }
-  parallel_ranges(s.groups, [&](Size begin, Size end) {
-    Planes values(inputs), diffs(outputs);
-    for (Size g = begin; g < end; ++g) {
-      float* const own = dweights + g * out * in * plane(s.kernel);
-      for (Size n = 0; n < s.images; ++n) {
-        values.take(x + (n * s.channels_in + g * in) * plane(s.size_in));
-        diffs.take(dy + (n * s.channels_out + g * out) * plane(s.size_out));
-        for (Size i = 0; i < in * s.kernel[0]; ++i) {
-          const Size c = i / s.kernel[0], k = i % s.kernel[0];
-          for (Size l = 0; l < s.kernel[1]; l += kTaps) {
-            const float* taps[kTaps];
-            for (Size t = 0; t < kTaps; ++t) {
-              taps[t] = values.row(c, k) + places[l + t];
-            }
-            for (Size o = 0; o < out; o += kDiffs) {
-              const float* const rows[kDiffs] = {diffs.row(o, 0), diffs.row(std::min(o + 1, out - 1), 0)};
-              float sums[kDiffs][kTaps];
-              multiply_planes(s.size_out[0], columns, rows, outputs.row_step(), taps, s.stride[0] * inputs.row_step(),
-                              sums);
-              for (Size d = 0; d < std::min(kDiffs, out - o); ++d) {
-                for (Size t = 0; t < std::min(kTaps, s.kernel[1] - l); ++t) {
-                  own[(((o + d) * in + c) * s.kernel[0] + k) * s.kernel[1] + l + t] += sums[d][t];
-                }
-              }
             }
           }
         }
