@@ -70,6 +70,9 @@ def log(
     elif plot is not None:
         from prototxt_gen.train.plot import render
 
+        if not (history.train or history.tests):
+            raise Error("nothing is displayed yet that could be drawn", display_name(logs[-1]),
+                        "display: 10 in the solver, or train --set display=10, shows every tenth iteration")
         picture = render(history, form, smooth)
         write_whole(plot, lambda file: file.write(picture))
     else:

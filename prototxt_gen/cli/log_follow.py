@@ -113,7 +113,7 @@ class Follower:
             self.history.feed(line)
 
     def _ended(self) -> bool:
-        return self.history.done or self.history.stopped_early or bool(self.history.fatal)
+        return self.history.ended or bool(self.history.fatal)
 
 
 def _was_replaced(path: str, file: IO[bytes]) -> bool:

@@ -16,6 +16,8 @@ from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import PHASES
 
 WIDTH = 80
+MOST_ITEMS = 2**31 - 1  # Caffe counts so far
+MOST_GIB = 2**20
 
 
 @click.command("summary", short_help="Layers, shapes, parameters and multiply-adds of a net.")
@@ -31,7 +33,7 @@ WIDTH = 80
               help="Show what a training step (TEST: a forward pass) allocates.")
 @click.option("--shared", "sharing", flag_value="shared", help="With --memory: as train has it on the CPU.")
 @click.option("--lean", "sharing", flag_value="lean", help="With --memory: as train --memory lean has it.")
-@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="With this many items in a batch.")
+@click.option("--batch", type=click.IntRange(1, MOST_ITEMS), metavar="N", help="With this many items in a batch.")
 @click.option("--gpu-gib", type=float, metavar="G", help="Also the largest batch that fits into G GiB.")
 @click.option("--solver", "solver_type", default="Nesterov", show_default=True, metavar="TYPE",
               help="Solver type, for the history it keeps.")
@@ -54,8 +56,12 @@ def summary(
     from prototxt_gen.spec.lean import LEAN, PLAIN, SHARED
     from prototxt_gen.spec.memory import largest_batch, memory, with_batch
 
-    if gpu_gib is not None and not gpu_gib > 0:
+    if gpu_gib is not None and not 0 < gpu_gib < MOST_GIB:
         raise Error(f"--gpu-gib {gpu_gib:g} is no amount of memory")
+    if as_csv and as_json:
+        raise Error("--csv and --json exclude one another")
+    if as_csv and (show_memory or gpu_gib):
+        raise Error("--csv has no column for memory", hint="--json has it, too")
     # In the full schema, because what counts memory and batches reads fields that some forks lack.
     proto = in_full_schema(load_net(net, dialect=find_dialect(dialect)).net)
     at_phase = PHASES[phase] if phase else default_phase(proto)

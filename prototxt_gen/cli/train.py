@@ -26,8 +26,8 @@ OF_ONE_RULE = 2  # findings that are shown before a training
 @click.argument("solver", metavar="[SOLVER]", required=False)
 @click.option("--cpu", is_flag=True, help="Train on the CPU, whatever solver_mode says.")
 @click.option("--gpu", metavar="IDS", help="Train on these GPUs, such as 0,1 or all, whatever solver_mode says.")
-@click.option("--engine", type=click.Choice(launch.ENGINES), default="caffe", show_default=True,
-              help="caffe: the program. pycaffe: one process for each GPU; resumes at the record where it stood.")
+@click.option("--engine", type=click.Choice(launch.ENGINES), help="""caffe: the program. pycaffe: one process for each
+              GPU; resumes at the record where it stood.  [default: caffe, or as the run was started]""")
 @click.option("--run", "folder", metavar="DIR",
               help="Keep all of this run in DIR: nets, solver, command, versions, log, snapshots.")
 @click.option("--resume", is_flag=True, help="Go on from the newest snapshot that is whole; start where there is none.")
@@ -46,7 +46,7 @@ OF_ONE_RULE = 2  # findings that are shown before a training
 @click.option("--verbose", is_flag=True, help="Show Caffe's whole log, and not only what one watches a training by.")
 @click.option("--dry-run", is_flag=True, help="Check everything, print the command, start nothing.")
 def train(
-    solver: Optional[str], cpu: bool, gpu: Optional[str], engine: str, folder: Optional[str], resume: bool,
+    solver: Optional[str], cpu: bool, gpu: Optional[str], engine: Optional[str], folder: Optional[str], resume: bool,
     snapshot: Optional[str], weights: Optional[str], settings: Tuple[str, ...], iter_size: Optional[str],
     total_batch: Optional[int], memory: Optional[str], root: Optional[str], log: Optional[str], no_lint: bool,
     verbose: bool, dry_run: bool,
@@ -58,6 +58,8 @@ def train(
     standard error; the accuracy reached comes at the end. Ctrl-C lets Caffe write a snapshot and stop; a second one
     kills it.
     """
+    if folder == "":
+        raise Error("--run names no folder")
     changes = assignments(settings)
     if iter_size not in (None, "auto"):
         changes["iter_size"] = iter_size

@@ -163,12 +163,19 @@ def largest_batch(
 ) -> int:
     """Return the largest batch whose memory is at most ``limit_bytes``; 0 where not even one item fits.
 
-    ``options`` are those of ``infer``. Memory grows with the batch, so that bisection finds the limit.
+    ``options`` are those of ``infer``. Memory grows with the batch, so that bisection finds the limit. A batch whose
+    blobs have more values than Caffe counts is too large.
     """
-    def fits(batch: int) -> bool:
-        return memory(infer(with_batch(net, batch), phase, **options), solver, sharing).total <= limit_bytes
+    def need(batch: int) -> int:
+        return memory(infer(with_batch(net, batch), phase, **options), solver, sharing).total
 
-    if not fits(1):
+    def fits(batch: int) -> bool:
+        try:
+            return need(batch) <= limit_bytes
+        except Error:  # with one item there was none
+            return False
+
+    if need(1) > limit_bytes:
         return 0
     high = 2
     while high < 2**20 and fits(high):

@@ -29,6 +29,9 @@ BINARIES = ("bin/caffe", "build/tools/caffe", "build/install/bin/caffe", ".build
 PYCAFFES = ("python", "../python", "build/install/python", "lib/python*/site-packages", "lib/python3/dist-packages")
 # What pycaffe's own modules import.
 PYCAFFE_NEEDS = ("google.protobuf", "numpy", "scipy", "six", "skimage")
+# Whose layers and solvers a process of our Caffe has: ours by default.
+ENGINE_VARIABLE = "PROTOTXT_GEN_ENGINE"
+ENGINES = ("own", "caffe")
 BUILD_HINT = "prototxt-gen caffe build makes one; --caffe DIR or CAFFE_ROOT names one that you have"
 CUDA_HINT = "prototxt-gen caffe build --cuda makes one for GPUs; --caffe DIR names one that you have"
 
@@ -103,8 +106,12 @@ class Caffe:
 def find(given: Optional[str] = None, gpu: bool = False) -> Caffe:
     """Return the Caffe to use; ``given`` is the folder from ``--caffe``, ``gpu`` tells that a GPU is to be used.
 
-    Raises NoCaffe when there is none at all, and Error when the one that is named is none, or cannot be loaded.
+    Raises NoCaffe when there is none at all, and Error when the one that is named is none, or cannot be loaded, or
+    where the environment names engines that our Caffe does not know.
     """
+    engine = os.environ.get(ENGINE_VARIABLE)
+    if engine and engine not in ENGINES:
+        raise Error(f"{ENGINE_VARIABLE} is '{engine}'", hint=f"it may be {' or '.join(ENGINES)}")
     root, origin = _choose(given, gpu)
     binary, pycaffe = _first_file(root, BINARIES), _first_pycaffe(root)
     if binary is None:

@@ -139,14 +139,14 @@ def build(
     ``source`` is the source distribution where it is at hand; else pip downloads it. ``jobs`` defaults to one for each
     core, and at most one for each GiB of memory. Without ``cuda`` the build is for the CPU only.
     """
+    if source is not None:
+        caffe_source.verify(source)
     toolkit = None if cuda is None else caffe_cuda.find(cuda)
     parts = _ingredients(cuda, toolkit)
     found = cached(parts)
     if found and not force:
         return found
     caffe_needs.check()
-    if source is not None:
-        caffe_source.verify(source)
     folder = cache_dir()
     folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder, progress) as lock:

@@ -64,6 +64,7 @@ class Plan:
     memory: str = PLAIN
     memory_asked: Optional[str] = None
     gpu_ids: Optional[str] = None
+    engine: str = "caffe"
 
     @property
     def environment(self) -> Dict[str, str]:
@@ -95,13 +96,13 @@ def plan(
     settings: Optional[Mapping[str, str]] = None,
     total_batch: Optional[int] = None,
     folder: Optional[str] = None,
-    engine: str = "caffe",
+    engine: Optional[str] = None,
     memory: Optional[str] = None,
 ) -> Plan:
     """Check everything that can be checked without starting Caffe, and settle the command; nothing is written.
 
     ``gpu`` is 'all' or ids such as '0,1'. ``total_batch`` sets iter_size. A ``folder`` that holds a run needs no
-    ``solver_path``, and has its own ``memory`` where none is given.
+    ``solver_path``, and has its own ``engine`` and ``memory`` where none is given.
     Raises Error for contradicting options and for what would make Caffe abort.
     """
     _check_options(cpu, gpu, snapshot, weights, resume)
@@ -111,7 +112,9 @@ def plan(
     if solver_path is None and not again:
         raise Error("no SOLVER is given", folder or "", "only a --run that has been started knows its own")
     record = run_folder.read_record(folder) if again else None
-    memory_asked = preflight_run.memory_asked(memory, record)
+    started = run_folder.last_start(record)
+    memory_asked = preflight_run.memory_asked(memory, started.get("memory"))
+    engine = engine or started.get("engine") or "caffe"
     path = os.path.join(folder, run_folder.SOLVER) if again else solver_path
     given = preflight.read_solver(path)
     preflight.check_method(given, path)
@@ -141,7 +144,7 @@ def plan(
         copies = run_folder.into_folder(solver, folder, prefix)
         prefix = solver.snapshot_prefix
 
-    told: List[str] = []
+    told = run_folder.other_engine(started)
     found = run_resume.newest_valid(prefix, solver, nets[0]) if resume and snapshot is None else None
     if found is not None:
         snapshot = found.snapshot
@@ -176,7 +179,7 @@ def plan(
             solver_file, solver_text = _solver_copy(solver, given, path, prefix, None, False)
     command = _command(caffe, engine, solver_file, gpu, gpu_ids, snapshot, weights)
     return Plan(command, solver_file, solver_text, prefix, log, caffe, snapshot, settings, gpus, lint_text, lint_file,
-                tuple(told), tuple(written), folder, record, memory, memory_asked, gpu_ids)
+                tuple(told), tuple(written), folder, record, memory, memory_asked, gpu_ids, engine)
 
 
 def _check_options(
@@ -276,7 +279,7 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
             write_text(plan.solver_file, plan.solver_text)
         if plan.folder is not None:
             run_folder.record_start(plan.folder, plan.record, arguments, plan.command, plan.settings, plan.snapshot,
-                                    plan.caffe, plan.memory_asked)
+                                    plan.caffe, plan.memory_asked, plan.engine)
         child = start(plan.command, {**LOG_SETTINGS, **plan.environment}, lock)
         stops.attach(child)
         tee = Tee(log_file, echo, notice, verbose)
@@ -313,7 +316,7 @@ def _outcome(plan: Plan, log: LiveLog, status: int, stops: int) -> Outcome:
     if status == 0:
         log.finish()
     killed = status != 0 and stops > 0 and -status in (signal.SIGINT, signal.SIGKILL)
-    if not killed and (status != 0 or not log.history.done):
+    if not killed and (status != 0 or not log.history.ended):
         raise _failure(plan, log, status)
     return Outcome(log, killed or log.history.stopped_early, killed, _last_whole(log.snapshots))
 

@@ -47,13 +47,16 @@ def smoothed(values: List[float], window: int) -> List[float]:
 def speeds(rows: List[TrainRow]) -> List[Optional[float]]:
     """Return iterations per second between each displayed iteration and the one before, time of tests taken out.
 
-    Without times in the log it is what Caffe displays, which has the tests in it.
+    Without times in the log it is what Caffe displays, which has the tests in it. What closes a training has no speed:
+    the iterations before it are known, their time is not.
     """
     found: List[Optional[float]] = []
     before: Optional[TrainRow] = None
     for row in rows:
         speed = None
-        if row.seconds is None:
+        if row.closing:
+            pass
+        elif row.seconds is None:
             speed = row.logged_rate if row.logged_rate and row.logged_rate > 1e-9 else None
         elif before is not None and before.session == row.session and before.seconds is not None:
             seconds = row.seconds - before.seconds - (row.test_seconds - before.test_seconds)

@@ -24,7 +24,8 @@ class TrainRow:
 
     ``seconds`` is the time spent training up to here, over all sessions and without the pauses between them, and
     ``test_seconds`` what of it went into tests. ``loss`` is as Caffe displays it: averaged over ``average_loss``
-    iterations. ``logged_rate`` is in iterations per second, tests included. ``outputs`` are those of the net.
+    iterations. ``logged_rate`` is in iterations per second, tests included. ``outputs`` are those of the net. A row is
+    ``closing`` where it tells of one more forward pass, with which a solver ends, and of no iteration.
     """
 
     iteration: int
@@ -35,6 +36,7 @@ class TrainRow:
     lr: Optional[float] = None
     logged_rate: Optional[float] = None
     outputs: Dict[str, float] = field(default_factory=dict)
+    closing: bool = False
 
 
 @dataclass
@@ -116,6 +118,11 @@ class History:
         """The last iteration that a row tells of."""
         return self.sessions[-1].last if self.sessions else None
 
+    @property
+    def ended(self) -> bool:
+        """True where the last process came to an end of its own: at max_iter, or early on a signal."""
+        return self.done or self.stopped_early
+
     def start_file(self) -> None:
         """Take note that the lines of another file follow; ``is_log`` is about the file that is being read."""
         self._text = ""
@@ -179,7 +186,7 @@ class History:
         resumed, gpus, solving = RESUMED.match(message), GPUS.match(message), SOLVING.match(message)
         before = self._setting_up or _SetUp()
         if message == DONE:
-            self.done = True
+            self.done = not self.stopped_early  # Caffe says so in either case
         elif message == STOPPED_EARLY:
             self.stopped_early = True
         elif message.startswith(SOLVER_HEAD):
@@ -220,10 +227,13 @@ class History:
             seconds = self._advance(stamp)
             if self.train and self.train[-1].iteration == iteration:
                 self.train.pop()
+            before = self.train[-1] if self.train else None
             row = TrainRow(iteration, len(self.sessions) - 1, number(loss.group(1)), seconds, self._test_clock)
             logged = RATE.match(rate) if rate else None
             row.logged_rate = number(logged.group(1)) if logged else None
             row.lr = self._early_lr[1] if self._early_lr[0] == iteration else None
+            unlike = before is not None and before.session == row.session and before.logged_rate is not None
+            row.closing = iteration == self.settings.get("max_iter") or (unlike and row.logged_rate is None)
             self.train.append(row)
             self._open_train = row
         if lr and self._open_train is not None and self._open_train.iteration == iteration:
@@ -279,10 +289,14 @@ class History:
     def _begin(self, iteration: int, what: _SetUp, thread: Optional[str]) -> None:
         named = SNAPSHOT_ITERATION.search(what.resumed_from or "")
         first = min(int(named.group(1)), iteration) if named else iteration
+        # A test at a snapshot's iteration was of the snapshot's parameters.
+        tested_to = first if named else first - 1
         again: List[Row] = []
-        for rows in (self.train, self.tests):
-            while rows and rows[-1].iteration >= first:
-                again.append(rows.pop())
+        for rows, kept in ((self.train, first - 1), (self.tests, tested_to)):
+            while rows and rows[-1].iteration > kept:
+                row = rows.pop()
+                if not (isinstance(row, TrainRow) and row.closing):
+                    again.append(row)
         self.replaced += reversed(again)
         replaced = (first, max(row.iteration for row in again)) if again else None
         self.sessions.append(Session(first, iteration, what.resumed_from, replaced))

@@ -61,7 +61,7 @@ def totals(history: History) -> List[str]:
     lines = [f"{history.net_name or '(no name)'}: iteration {last}{f' of {end}' if end is not None else ''}{state}"]
     speed, images = speed_now(history), images_per_iteration(history)
     parts = [f"{duration(elapsed_seconds(history))} of training"]
-    if not (history.done or history.fatal or history.stopped_early):
+    if not (history.ended or history.fatal):
         parts.append(f"{duration(remaining_seconds(history))} remaining")
     if speed:
         parts.append(f"{value(speed)} iterations/s")

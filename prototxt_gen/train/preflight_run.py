@@ -127,15 +127,12 @@ def look_at(used: UsedNet, batch: Optional[int] = None) -> NetInfo:
     return infer(net, state.phase, given=shapes, stages=list(state.stage), level=state.level, where=used.where)
 
 
-def memory_asked(asked: Optional[str], record: Optional[Mapping[str, Any]]) -> Optional[str]:
-    """Return how blobs are to share memory: as asked for, else as the run's last start was, else as the environment."""
-    recorded = record["starts"][-1].get("memory") if record and record["starts"] else None
-    if asked or recorded:
-        return asked or recorded
+def memory_asked(asked: Optional[str], recorded: Optional[str]) -> Optional[str]:
+    """Return how blobs are to share memory: as asked for, else as the environment says, else as a run was started."""
     word = os.environ.get(MEMORY_VARIABLE) or None
     if word is not None and word not in SHARING:
         raise Error(f"{MEMORY_VARIABLE} is '{word}'", hint=f"it may be {', '.join(SHARING[:-1])} or {SHARING[-1]}")
-    return word
+    return asked or word or recorded
 
 
 def memory_word(caffe: Caffe, asked: Optional[str], on_gpu: bool) -> str:

@@ -25,12 +25,12 @@ from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Sequence, T
 from prototxt_gen import __version__
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.io import read_text, write_text
-from prototxt_gen.train.caffe import Caffe
+from prototxt_gen.train.caffe import ENGINE_VARIABLE, ENGINES, Caffe
 
 RECORD, SOLVER, LOG, LOCK, SNAPSHOTS = "run.json", "solver.prototxt", "caffe.log", ".lock", "snapshots"
 # What changes a training and may be recorded. No others: an environment holds secrets.
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NCCL_P2P_DISABLE",
-             "PROTOTXT_GEN_ENGINE")
+             ENGINE_VARIABLE)
 _NET_FIELDS = ("net", "train_net", "test_net")
 
 
@@ -131,9 +131,22 @@ def take_lock(file: IO[Any], held: str, where: str) -> int:
     return file.fileno()
 
 
+def last_start(record: Optional[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return what a run's record says of its last start, nothing for a new run."""
+    return record["starts"][-1] if record and record["starts"] else {}
+
+
+def other_engine(started: Mapping[str, Any]) -> List[str]:
+    """Return a note where a run was started with other engines of layers than the environment now names."""
+    if not started:
+        return []
+    before, now = ((where.get(ENGINE_VARIABLE) or ENGINES[0]) for where in (started.get("environment", {}), os.environ))
+    return [f"note: the run was last started with {ENGINE_VARIABLE}={before}"] if before != now else []
+
+
 def record_start(
     folder: str, before: Optional[Mapping[str, Any]], arguments: Sequence[str], command: Sequence[str],
-    settings: Mapping[str, str], snapshot: Optional[str], caffe: Caffe, memory: Optional[str],
+    settings: Mapping[str, str], snapshot: Optional[str], caffe: Caffe, memory: Optional[str], engine: str,
 ) -> None:
     """Write run.json with one more start. ``before`` is what it said, None for a new run."""
     start = {
@@ -141,6 +154,7 @@ def record_start(
         "caffe": {name: value for name, value in caffe.as_json().items()
                   if name in ("binary", "origin", "version", "dialect", "cuda", "nccl")},
         "command": list(command),
+        "engine": engine,
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "memory": memory,
         "settings": dict(settings),

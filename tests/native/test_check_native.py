@@ -15,6 +15,12 @@ def test_the_sanitizers_find_nothing(kind):
     assert "nothing found" in done.stdout
 
 
-def test_refuses_another_sanitizer():
-    done = subprocess.run([str(SCRIPT), "memory"], capture_output=True, text=True)
+@pytest.mark.parametrize("arguments", [["memory"], ["address", "thread"]])
+def test_refuses_other_words(arguments):
+    done = subprocess.run([str(SCRIPT), *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and "usage" in done.stderr
+
+
+def test_help_is_no_mistake():
+    done = subprocess.run([str(SCRIPT), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "under sanitizers" in done.stdout and done.stderr == ""

@@ -134,6 +134,30 @@ def test_an_interrupted_test_gives_no_row():
     assert not log.tests and log.stopped_early and log.iteration == 10
 
 
+@pytest.mark.parametrize("said", [("Optimization stopped early.", "Optimization Done."), ("Optimization Done.",)])
+def test_caffe_says_done_of_what_was_stopped_too(said):
+    log = read(displayed([0, 10]) + "".join(f"I0405 11:00:00.000000 7 caffe.cpp:250] {line}\n" for line in said))
+    assert (log.done, log.stopped_early) == (len(said) == 1, len(said) == 2)
+
+
+SOLVER = "I0405 10:00:00.000000 7 solver.cpp:45] Initializing solver from parameters: \nmax_iter: 20\n"
+CLOSING = "I0405 10:05:00.000000 7 solver.cpp:327] Iteration 20, loss = 0.5\n"
+TEST = ("I0405 10:05:01.000000 7 solver.cpp:347] Iteration 20, Testing net (#0)\n"
+        "I0405 10:05:02.000000 7 solver.cpp:414]     Test net output #0: accuracy = 0.5\n")
+
+
+@pytest.mark.parametrize("head", [SOLVER, ""])
+def test_a_closing_forward_pass_has_no_speed_and_is_not_run_again(head):
+    """Its time holds a snapshot, and no backward pass; a resumed training runs its iteration for the first time."""
+    log = read(head + displayed([0, 10]) + CLOSING + TEST)
+    assert [row.closing for row in log.train] == [False, False, True]
+    assert figures.speeds(log.train) == [None, 10, None] and figures.speed_now(log) == 10
+    log = read(head + displayed([0, 10]) + CLOSING + TEST, resume(20, minute=6) + displayed([20, 30], thread=8, minute=6))
+    assert [row.iteration for row in log.train] == [0, 10, 20, 30] and not log.replaced
+    assert [session.replaced for session in log.sessions] == [None, None]
+    assert [test.iteration for test in log.tests] == [20] and not figures.ran_again(log, log.tests[0])
+
+
 def test_a_total_test_loss_belongs_to_its_test():
     head = "I0405 11:00:00.000000 7 solver.cpp:347] "
     log = read(head + "Iteration 10, Testing net (#0)\n" + head + "Test loss: 0.25\n"

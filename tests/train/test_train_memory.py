@@ -65,6 +65,29 @@ def test_a_run_goes_on_as_it_was_started(train, deep_job):
     assert command.startswith("/")
 
 
+def test_a_run_keeps_its_engine_and_tells_of_other_layers(cli, deep_job):
+    def resumed(*arguments, **environment):
+        done = cli("train", "--run", "run", "--resume", "--set", "max_iter=4", "--dry-run", *arguments, cwd=deep_job,
+                   environment=environment)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    first = cli("train", "solver.prototxt", "--run", "run", "--engine", "pycaffe", "--set", "max_iter=2", cwd=deep_job,
+                environment={"PROTOTXT_GEN_ENGINE": "caffe"})
+    assert first.returncode == 0, first.stderr
+    assert "pycaffe_worker" in resumed().stdout and "pycaffe_worker" not in resumed("--engine", "caffe").stdout
+    assert "note: the run was last started with PROTOTXT_GEN_ENGINE=caffe" in resumed().stderr
+    assert "last started" not in resumed(PROTOTXT_GEN_ENGINE="caffe").stderr
+
+
+@pytest.mark.parametrize("command", [("train", "solver.prototxt", "--run", "made"), ("time", "net.prototxt"),
+                                     ("test", "net.prototxt", "--weights", "none.caffemodel")])
+def test_engines_that_caffe_does_not_know_are_told_before_anything_runs(cli, job, caffe_build, command):
+    done = cli(*command, cwd=job, environment={"PROTOTXT_GEN_ENGINE": "CAFFE"})
+    assert done.returncode == 2 and not (job / "made").exists()
+    assert done.stderr == "error: PROTOTXT_GEN_ENGINE is 'CAFFE'\nhint: it may be own or caffe\n"
+
+
 def test_blobs_share_memory_on_the_cpu_unless_somebody_asks_for_another_way(cli, deep_job):
     def command(*arguments, **environment):
         done = cli("train", "solver.prototxt", *arguments, "--dry-run", cwd=deep_job, environment=environment)

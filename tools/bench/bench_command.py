@@ -1,4 +1,7 @@
-"""The command of a bench: what goes wrong is told as prototxt-gen tells it, with exit code 2."""
+"""What the benches' commands share: what goes wrong is told as prototxt-gen tells it, with exit code 2."""
+
+import subprocess
+from typing import Optional
 
 import click
 
@@ -14,3 +17,16 @@ class Bench(click.Command):
         except Error as error:
             click.echo(f"error: {error}", err=True)
             context.exit(2)
+
+
+def with_torch(context: click.Context, option: click.Parameter, python: Optional[str]) -> Optional[str]:
+    """Refuse a Python without PyTorch: a callback of options."""
+    if python is not None:
+        try:
+            done = subprocess.run([python, "-c", "import torch"], capture_output=True, text=True)
+        except OSError as error:
+            raise click.BadParameter(f"'{python}' does not run: {error.strerror}") from None
+        if done.returncode != 0:
+            said = (done.stderr.strip() or "it says nothing").splitlines()[-1]
+            raise click.BadParameter(f"'{python}' cannot import torch: {said}")
+    return python

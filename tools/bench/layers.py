@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import click
-from bench_command import Bench
+from bench_command import Bench, with_torch
 from reference_layers import compiled
 
 from prototxt_gen.core.graph import TRAIN
@@ -159,7 +159,8 @@ def _shapes(context: click.Context, option: click.Parameter, values: Tuple[str, 
 @click.option("--net", multiple=True, type=click.Path(exists=True, dir_okay=False),
               help="Input layers and what is to be timed; several are compared with the first.")
 @click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
-@click.option("--torch", "torch_python", type=click.Path(exists=True), help="A Python that has PyTorch.")
+@click.option("--torch", "torch_python", type=click.Path(exists=True, dir_okay=False), callback=with_torch,
+              help="A Python that has PyTorch.")
 @click.option("--caffe", "given", metavar="DIR", help="Another Caffe than the built one.")
 def main(bn: List[List[int]], interp: List[List[int]], net: Tuple[str, ...], rounds: int,
          torch_python: Optional[str], given: Optional[str]) -> None:

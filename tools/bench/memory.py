@@ -103,7 +103,7 @@ def main(name: str, batch: int, rounds: int, modes: List[str]) -> None:
     for mode in modes:
         ratio = statistics.median(one / first for one, first in zip(times[mode], times[modes[0]]))
         estimate = memory(info, sharing=mode).total
-        click.echo(f"{mode:7} {peaks[mode] / 1e9:7.2f} GB peak, estimate {estimate / 1e9:6.2f} GB; "
+        click.echo(f"{mode:7} {peaks[mode] / 1e6:7.0f} MB peak, estimate {estimate / 1e6:6.0f} MB; "
                    f"{statistics.median(times[mode]):7.3f} s a step, {ratio:.2f} x {modes[0]}")
 
 

@@ -4,9 +4,10 @@
 ``stock`` is the same Caffe with its own engines and BatchNorm + Scale in place of BN; ``fork-like`` has its own engines
 and BN and Interp in the manner of the authors' fork (layers of the benches alone). PyTorch runs the same net, made from
 the same prototxt, in its default layout and in channels-last, where --torch names a Python that has it. Each runs in a
-process of its own, in turn, paired by round. The floor is the net's multiply-adds (three times as many in a step
-as forward) at the rate of a matrix product in numpy, measured in each round. Memory is the peak resident set of
-a process that has done one step. --beside measures the same while another process keeps one core busy.
+process of its own, in turn, paired by round. The floor is the net's multiply-adds (three times as many in a step as
+forward) at the rate of a matrix product in numpy, measured in each round. Memory is the peak resident set of a process
+that has done one step. Without a NET there are two: attention56 and attentionnext56. --beside measures the same while
+another process keeps one core busy.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import click
-from bench_command import Bench
+from bench_command import Bench, with_torch
 from google.protobuf.json_format import MessageToDict
 from reference_layers import compiled
 
@@ -33,7 +34,7 @@ from prototxt_gen.passes.base import registry
 from prototxt_gen.train import caffe as caffes
 from prototxt_gen.train import timing
 
-# Layer types of which Caffe has an engine of its own that a layer can ask for; Eltwise and Split have the environment's.
+# Messages in which a layer can ask for Caffe's own engine; Eltwise and Split have the environment's.
 STOCK_ENGINES = ("convolution_param", "pooling_param", "relu_param", "sigmoid_param")
 STOCK = {"PROTOTXT_GEN_ENGINE": "caffe"}
 # Reads 'step', 'forward' or 'memory' a line, answers with seconds or bytes.
@@ -93,11 +94,11 @@ class Server:
 
 
 @click.command(cls=Bench, help=__doc__)
-@click.argument("nets", nargs=-1, metavar="NET...")
+@click.argument("nets", nargs=-1, metavar="[NET...]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=4, show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--torch", "python", metavar="PYTHON", type=click.Path(exists=True, dir_okay=False),
-              help="A Python that has PyTorch.")
+              callback=with_torch, help="A Python that has PyTorch.")
 @click.option("--no-stock", is_flag=True, help="Leave stock layers out.")
 @click.option("--no-fork", is_flag=True, help="Leave the layers in the manner of the fork out.")
 @click.option("--beside", is_flag=True, help="Keep one core busy with another process.")
@@ -122,10 +123,10 @@ def _model(net: str) -> Model:
 
 def _bench(net: str, folder: Path, batch_size: int, rounds: int, python: Optional[str], stock: bool, fork: bool,
            roots: Tuple[str, ...]) -> None:
-    ours = caffes.find()
+    ours, others = caffes.find(), [caffes.find(root) for root in roots]
     job = timing.plan(_model(net), ours, batch_size=batch_size, where=net)
     product = Server([sys.executable, "-c", PRODUCT])
-    servers = dict(_servers(job, ours, folder, python, stock, fork, roots))
+    servers = dict(_servers(job, ours, others, folder, python, stock, fork))
     memory, seconds, rates = {}, {name: {"step": [], "forward": []} for name in servers}, []
     for name, server in servers.items():
         server.ask("step")
@@ -154,8 +155,8 @@ def _bench(net: str, folder: Path, batch_size: int, rounds: int, python: Optiona
                    f"{share:9.0%} {memory[name] / 1e6:8.0f}")
 
 
-def _servers(job: Any, ours: Any, folder: Path, python: Optional[str], stock: bool, fork: bool,
-             roots: Tuple[str, ...]) -> Iterator[Tuple[str, Server]]:
+def _servers(job: Any, ours: Any, others: List[Any], folder: Path, python: Optional[str], stock: bool,
+             fork: bool) -> Iterator[Tuple[str, Server]]:
     """Yield each competitor's name and its process."""
     def served(caffe: Any, model: Model, *libraries: str, **variables: str) -> Server:
         file, path = tempfile.mkstemp(".prototxt", dir=folder)
@@ -165,8 +166,8 @@ def _servers(job: Any, ours: Any, folder: Path, python: Optional[str], stock: bo
         return Server([sys.executable, "-c", SERVER, path, *libraries], environment)
 
     yield "ours", served(ours, job.model)
-    for root in roots:
-        yield root[-24:], served(caffes.find(root), job.model)
+    for other in others:
+        yield str(other.root)[-24:], served(other, job.model)
     if stock:
         yield "stock layers", served(ours, _stock(registry.find("split-bn")(job.model).model), **STOCK)
     if fork:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The update of a network's parameters: our solver of a type beside Caffe's own class, and the least it can take.
 
-Both have the same net in one process, and update in turn; ratios are medians within a round. The floor moves parameters,
-differences and history once each way at the rate of a copy in numpy, measured in each round. Needs a built Caffe:
-prototxt-gen caffe build.
+Both have the same net in one process, and update in turn; ratios are medians within a round. The floor moves
+parameters, differences and history once each way at the rate of a copy in numpy, measured in each round. Needs a built
+Caffe: prototxt-gen caffe build.
 """
 
 from __future__ import annotations
