@@ -55,7 +55,6 @@ def load_weights(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
     """
     if argument != "-" and not os.path.exists(argument):
         raise Error(f"there are no weights '{argument}'", hint="a .caffemodel or .caffemodel.h5 is wanted")
-    refuse_state(argument)
     data = _bytes_of(argument)
     if is_hdf5(data) and argument != "-":
         return read_weights(argument, dialect)
@@ -106,6 +105,7 @@ def _bytes_of(path: str) -> Any:
     if not os.path.exists(path):
         hint = did_you_mean(path, NETWORKS, "prototxt-gen list shows the networks")
         raise Error(f"there is no network and no file '{path}'", hint=hint)
+    refuse_state(path)
     return open_bytes(path)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from prototxt_gen.core import wire
+from prototxt_gen.core.data_layers import source_of
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import layers_in
@@ -156,6 +157,7 @@ def facts(
     yield from memory_lines(nets, solver, places, sharing)
     for used in nets:
         yield from check_labels(used)
+    yield from test_lines(nets[1:], solver)
     yield from disk_lines(nets[0], solver, prefix, iteration)
 
 
@@ -229,6 +231,19 @@ def check_labels(used: UsedNet) -> Iterator[str]:
             raise Error(f"{what}, and the classifier has {classes} classes, 0 to {classes - 1}", used.where,
                         "raise its num_output, or write the LMDB anew; Caffe itself would read beyond the blob")
         yield f"labels: {min(seen)} to {max(seen)} in {part} records of '{source}', for {classes} classes"
+
+
+def test_lines(nets: Sequence[UsedNet], solver: Any) -> Iterator[str]:
+    """Say which tests take more images than their LMDB holds, and so some of them more than once."""
+    for used, batches in zip(nets, solver.test_iter):
+        for layer in layers_in(used.net, used.state):
+            source = database_of(layer)
+            if source is None:
+                continue
+            records, batch = inspect_lmdb(source).entries, source_of(layer).batch_size
+            if batches * batch > records:
+                yield (f"note: a test takes {batches} batches of {batch} of the {records} images in '{source}': "
+                       f"test_iter: {-(-records // batch)} takes each once")
 
 
 def _classes_read(info: NetInfo, used: UsedNet, labels: str) -> Tuple[Optional[int], List[int]]:

@@ -318,3 +318,15 @@ def test_results_that_may_not_be_written(as_a_user):
     with pytest.raises(Error, match="log: the log cannot be written: permission denied"):
         check_results(prefix, log)
     assert os.listdir(folder) == ["log"]
+
+
+def test_a_test_of_more_images_than_there_are_is_told(caffe_build, job, monkeypatch):
+    """Of 40 images; the job's own two batches of 20 are just these."""
+    def told():
+        return [line for line in launch.plan("solver.prototxt", caffe_build).told if "a test takes" in line]
+
+    monkeypatch.chdir(job)
+    assert told() == []
+    edit(job / "solver.prototxt", "test_iter: 2", "test_iter: 7")
+    assert told() == ["note: a test takes 7 batches of 20 of the 40 images in 'set/test_lmdb': test_iter: 2 takes each "
+                      "once"]

@@ -48,7 +48,7 @@ def test_a_state_is_no_file_of_weights(caffe_build, cli, job, monkeypatch):
     for name in ("a.solverstate", "a.solverstate.h5"):
         (job / name).write_bytes(b"\x08\x0a\x12\x01a")
         wanted = name.replace("solverstate", "caffemodel")
-        with pytest.raises(Error, match="holds a solver's state, and no weights") as caught:
+        with pytest.raises(Error, match="holds a solver's state, and neither net nor weights") as caught:
             launch.plan(SOLVER, caffe_build, weights=name)
         assert caught.value.hint == f"those it belongs to are '{wanted}'"
         done = cli("test", "net.prototxt", "--weights", name, cwd=job)
