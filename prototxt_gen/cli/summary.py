@@ -55,6 +55,7 @@ def summary(
     from prototxt_gen.spec.infer import infer
     from prototxt_gen.spec.lean import LEAN, PLAIN, SHARED
     from prototxt_gen.spec.memory import largest_batch, memory, with_batch
+    from prototxt_gen.spec.rules import CAFFE, OWN
 
     if gpu_gib is not None and not 0 < gpu_gib < MOST_GIB:
         raise Error(f"--gpu-gib {gpu_gib:g} is no amount of memory")
@@ -75,8 +76,10 @@ def summary(
     if as_json:
         document = summary_document(info)
         if need:
-            document["memory"] = {**need.by_purpose(), "total": need.total, "resident on the CPU": need.resident,
-                                  "BN buffers of the fork": need.fork_bn}
+            document["memory"] = {
+                **need.by_purpose(), "total": need.total, "resident on the CPU": need.held(OWN),
+                "resident on the CPU with Caffe's engines": need.held(CAFFE), "BN buffers of the fork": need.fork_bn,
+            }
         if fits is not None:
             document["largest batch"] = fits
         click.echo(json.dumps(document, indent=2, sort_keys=True))
@@ -186,14 +189,17 @@ def _memory_lines(info: Any, need: Any, others: Mapping[str, int]) -> List[str]:
     ``others`` holds what is allocated where blobs share memory.
     """
     from prototxt_gen.core.graph import TRAIN
+    from prototxt_gen.spec.rules import CAFFE, OWN
 
     step = "a training step" if info.phase == TRAIN else "a forward pass"
     lines = [f"memory of {step}"]
     parts = [(name, value) for name, value in need.by_purpose().items() if value]
     for name, value in [*parts, ("total", need.total)]:
         lines.append(f"  {name:26}{value / 2**20:>12.1f} MiB")
-    if need.gpu_only:
-        lines.append(f"  (on the CPU {need.resident / 2**20:.1f} MiB, with our own engines there)")
+    here, caffes = (need.held(place) for place in (OWN, CAFFE))
+    if here != need.total:
+        other = f", {caffes / 2**20:.1f} with Caffe's" if caffes != here else ""
+        lines.append(f"  (on the CPU {here / 2**20:.1f} MiB with our own engines{other})")
     for word, total in others.items() if info.phase == TRAIN else ():
         lines.append(f"  (train --memory {word} needs {total / 2**20:.1f} MiB; --{word} shows it)")
     if need.fork_bn and others:

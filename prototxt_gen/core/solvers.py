@@ -8,6 +8,8 @@ from prototxt_gen.core.graph import TEST, TRAIN, net_state
 
 # In the order of the older enum.
 SOLVER_TYPES = ("SGD", "Nesterov", "AdaGrad", "RMSProp", "AdaDelta", "Adam")
+# Arrays of a parameter's size that each type keeps from one iteration to the next, in its snapshots, too.
+HISTORY_ARRAYS = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}
 WITHOUT_MOMENTUM = ("AdaGrad", "RMSProp")  # types that abort when momentum is not 0
 # The fields that each policy of the learning rate reads; Caffe takes 0 for one that is not given.
 POLICIES = {

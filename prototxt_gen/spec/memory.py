@@ -4,27 +4,30 @@ Caffe allocates a blob's data and its difference when each is first touched, and
 sources of BVLC Caffe 1.0: a top in place of its bottom has no memory of its own; Split, Reshape and Flatten share their
 bottom's data; a data layer's top borrows one of the prefetched batches; a difference exists where the backward pass
 reaches, and every output of a Split has its own. Where blobs share memory, ``spec.lean`` tells what is left of that. On
-the CPU our Caffe's engines keep less: convolutions no columns, poolings a byte in place of an index, Nesterov's updates
-nothing besides the history. And what is never written has no pages: compilers make one calloc of the malloc and the
-memset by which Caffe allocates, and calloc takes pages that the kernel has cleared.
+the CPU our Caffe's engines keep less: convolutions no columns, poolings a byte in place of an index. Updates take more
+there than on a GPU, where one kernel makes them. And what is never written has no pages: compilers make one calloc of
+the malloc and the memset by which Caffe allocates, and calloc takes pages that the kernel has cleared.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Dict, Set
+from dataclasses import dataclass, field
+from typing import Any, Dict, Mapping, Set
 
 from prototxt_gen.core.data_layers import IMAGE_TYPES, SOURCE_FIELDS, source_of
 from prototxt_gen.core.errors import Error, did_you_mean
 from prototxt_gen.core.graph import TRAIN, shares_memory
+from prototxt_gen.core.solvers import HISTORY_ARRAYS
 from prototxt_gen.spec.backward import backward_passes
 from prototxt_gen.spec.infer import LayerInfo, NetInfo, infer
 from prototxt_gen.spec.lean import PLAIN, plan
+from prototxt_gen.spec.rules import CAFFE, OWN
 
 FLOAT_BYTES = 4
-# Arrays of a parameter's size that each solver type of our Caffe keeps beside data and difference, on the CPU.
-SOLVER_ARRAYS = {"SGD": 1, "Nesterov": 1, "AdaGrad": 2, "RMSProp": 2, "AdaDelta": 4, "Adam": 3}
+# Arrays of a parameter's size that updates on the CPU take besides the history, with weight decay by L2; Nesterov takes
+# one more where the update is Caffe's own.
+UPDATE_ARRAYS = {"AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 1}
 IMAGE_PREFETCH = 4  # batches; some types have a field for it
 # What our Caffe's convolutions take on the CPU: compiled kernels, and scratch of the threads together. Measured with 2
 # threads: 8 to 31 MB for the nets of the tests.
@@ -34,10 +37,10 @@ FORK_BN_ARRAYS = 2  # of the input's size: one for broadcasting, one for the nor
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes by purpose. ``fork_bn`` is what BN of the authors' fork would keep besides; it is not part of the total.
+    """Bytes by purpose, on a GPU. ``fork_bn`` is what BN of the authors' fork would keep besides, outside the total.
 
-    ``gpu_only`` is the part of the buffers that our Caffe leaves alone on the CPU, ``cpu_only`` what its engine
-    has instead.
+    ``spared`` is the part of the buffers that stays untouched elsewhere, by ``rules.OWN`` and ``rules.CAFFE``, and
+    ``besides`` what is taken there in its place.
     """
 
     activations: int
@@ -49,8 +52,8 @@ class Memory:
     parameter_differences: int
     solver: int
     fork_bn: int
-    gpu_only: int
-    cpu_only: int
+    spared: Mapping[str, int] = field(default_factory=dict)
+    besides: Mapping[str, int] = field(default_factory=dict)
     shared: int = 0  # slots that data and differences of blobs share
 
     @property
@@ -58,10 +61,9 @@ class Memory:
         """Bytes of everything together."""
         return sum(self.by_purpose().values())
 
-    @property
-    def resident(self) -> int:
-        """Bytes that the process comes to hold on the CPU."""
-        return self.total - self.gpu_only + self.cpu_only
+    def held(self, place: str) -> int:
+        """Return the bytes that are held in the end on one of ``rules.GPU``, OWN and CAFFE."""
+        return self.total - self.spared.get(place, 0) + self.besides.get(place, 0)
 
     def by_purpose(self) -> Dict[str, int]:
         """Return the parts of the total by their names."""
@@ -84,8 +86,8 @@ def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Mem
     ``sharing`` is what ``train --memory`` is given: 'plain', 'shared' or 'lean'.
     Raises Error where a layer is unknown, since nothing can be said of the total then.
     """
-    if solver not in SOLVER_ARRAYS:
-        raise Error(f"no solver type is called '{solver}'", hint=did_you_mean(solver, SOLVER_ARRAYS))
+    if solver not in HISTORY_ARRAYS:
+        raise Error(f"no solver type is called '{solver}'", hint=did_you_mean(solver, HISTORY_ARRAYS))
     if info.unknown:
         first = info.unknown[0]
         what = f"the memory of layer '{first.name}' ({first.type}) is unknown"
@@ -93,7 +95,8 @@ def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Mem
     trains = info.phase == TRAIN
     backward = _with_difference(info) if trains else set()
     shared = plan(info, sharing) if sharing != PLAIN else None
-    activations = differences = splits = prefetch = buffers = gpu_only = fork_bn = 0
+    activations = differences = splits = prefetch = buffers = fork_bn = 0
+    spared = {OWN: 0, CAFFE: 0}
     for layer in info.layers:
         for position, (name, shape) in enumerate(zip(layer.tops, layer.top_shapes)):
             if position in layer.in_place:
@@ -111,16 +114,21 @@ def memory(info: NetInfo, solver: str = "Nesterov", sharing: str = PLAIN) -> Mem
                     differences += values
         kept = [one for one in layer.buffers if trains or not one.diff]
         buffers += sum(one.values for one in kept)
-        gpu_only += sum(one.values for one in kept if not one.on_cpu)
+        for place in spared:
+            spared[place] += FLOAT_BYTES * sum(one.values for one in kept if place in one.spared)
         if layer.type == "BN":
             fork_bn += FORK_BN_ARRAYS * math.prod(layer.bottom_shapes[0] or ())
-    own_engine = any(layer.type == "Convolution" and not one.on_cpu for layer in info.layers for one in layer.buffers)
-    engine = ENGINE_BYTES // FLOAT_BYTES if own_engine else 0
-    parameters = info.learnable + info.statistics
-    return Memory(*(FLOAT_BYTES * values for values in (
-        activations, differences, splits, prefetch, buffers, parameters, parameters if trains else 0,
-        parameters * SOLVER_ARRAYS[solver] if trains else 0, fork_bn, gpu_only, engine, shared.values if shared else 0,
-    )))
+    convolutions = (layer for layer in info.layers if layer.type == "Convolution")
+    own_engine = any(OWN in one.spared for layer in convolutions for one in layer.buffers)
+    parameters = FLOAT_BYTES * (info.learnable + info.statistics)
+    trained = parameters if trains else 0
+    updates = trained * UPDATE_ARRAYS.get(solver, 0)
+    return Memory(
+        *(FLOAT_BYTES * values for values in (activations, differences, splits, prefetch, buffers)),
+        parameters, trained, trained * HISTORY_ARRAYS[solver], FLOAT_BYTES * fork_bn, spared,
+        {OWN: updates + own_engine * ENGINE_BYTES, CAFFE: trained if solver == "Nesterov" else updates},
+        FLOAT_BYTES * shared.values if shared else 0,
+    )
 
 
 def _prefetched(layer: LayerInfo) -> int:

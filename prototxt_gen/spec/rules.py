@@ -22,16 +22,20 @@ class Param(NamedTuple):
     statistic: bool = False
 
 
+# Where a net runs: on a GPU, or on the CPU with our Caffe's own engines or with Caffe's.
+GPU, OWN, CAFFE = "GPU", "CPU", "CPU with Caffe's engines"
+
+
 class Buffer(NamedTuple):
     """Memory that a layer keeps for itself, in values of four bytes.
 
-    ``diff``: only where a backward pass runs. ``on_cpu`` is False for what our Caffe leaves alone on the CPU.
+    ``diff``: only where a backward pass runs. ``spared`` are those of GPU, OWN and CAFFE that leave it alone.
     """
 
     name: str
     values: int
     diff: bool = False
-    on_cpu: bool = True
+    spared: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

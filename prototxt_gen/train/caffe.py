@@ -97,6 +97,16 @@ class Caffe:
     toolkit: Optional[str] = None
     archs: Tuple[int, ...] = ()
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it was built here: then it has our engines, and can share memory between blobs."""
+        return (self.pycaffe / "caffe" / "lean.so").is_file()
+
+    @property
+    def runs_own_engines(self) -> bool:
+        """Whether its processes run our engines on the CPU: Caffe's own are there, too, for the environment to ask."""
+        return self.is_ours and os.environ.get(ENGINE_VARIABLE) != "caffe"
+
     def as_json(self) -> Dict[str, Any]:
         """Return everything as plain data, with ``found`` true."""
         return {"found": True, **{name: str(value) if isinstance(value, Path) else value

@@ -123,7 +123,7 @@ def plan(
     wants_gpu = says_gpu(solver)
     check_built(caffe, gpu, path, wants_gpu and gpu is None and not cpu)
     gpu_ids = str(solver.device_id) if wants_gpu and gpu is None and not cpu else gpu
-    places = preflight_run.gpu_places(gpu_ids) if gpu_ids is not None else [preflight_run.computer()]
+    places = preflight_run.gpu_places(gpu_ids) if gpu_ids is not None else [preflight_run.computer(caffe)]
     memory = preflight_run.memory_word(caffe, memory_asked, gpu_ids is not None)
     gpus = 1 if gpu_ids is None else max(1, len(places)) if gpu_ids == "all" else gpu_ids.count(",") + 1
     nets = preflight.used_nets(solver, path)

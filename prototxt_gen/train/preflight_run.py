@@ -13,21 +13,22 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from prototxt_gen.core import wire
 from prototxt_gen.core.data_layers import source_of
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import layers_in
+from prototxt_gen.core.solvers import HISTORY_ARRAYS
 from prototxt_gen.core.upgrade import upgrade_net
 from prototxt_gen.spec.infer import NetInfo, Shape, infer
 from prototxt_gen.spec.lean import LEAN, PLAIN, SHARED, SHARING
-from prototxt_gen.spec.memory import SOLVER_ARRAYS, memory, with_batch
+from prototxt_gen.spec.memory import memory, with_batch
+from prototxt_gen.spec.rules import CAFFE, GPU, OWN
 from prototxt_gen.train.caffe import Caffe
 from prototxt_gen.train.lmdb_file import inspect_lmdb
 from prototxt_gen.train.preflight import LMDB, UsedNet
-from prototxt_gen.train.run_resume import HISTORY_ARRAYS
 from prototxt_gen.train.run_skip import AUGMENTED
 
 MEMORY_VARIABLE = "PROTOTXT_GEN_MEMORY"  # what our Caffe reads
@@ -37,11 +38,14 @@ _CLASS_LAYERS = ("SoftmaxWithLoss", "Accuracy", "MultinomialLogisticLoss", "Info
 
 
 class Place(NamedTuple):
-    """Memory that a training will use: of a GPU by its number, or the computer's. ``free`` in bytes."""
+    """Memory that a training will use: of a GPU by its number, or the computer's. ``free`` in bytes.
+
+    ``runs`` tells how nets run there: ``rules.GPU``, OWN or CAFFE.
+    """
 
     name: str
     free: int
-    is_gpu: bool
+    runs: str
 
 
 @dataclass(frozen=True)
@@ -73,17 +77,19 @@ def gpu_places(gpu: str) -> List[Place]:
     for line in done.stdout.splitlines() if done.returncode == 0 else []:
         index, _, mebibytes = line.partition(",")
         if mebibytes.strip().isdigit() and (gpu == "all" or index.strip() in gpu.split(",")):
-            places.append(Place(f"GPU {index.strip()}", int(mebibytes) << 20, True))
+            places.append(Place(f"GPU {index.strip()}", int(mebibytes) << 20, GPU))
     return places
 
 
-def computer() -> Place:
-    """Return the computer's memory that a new process can have, a container's limit included."""
+def computer(caffe: Caffe) -> Place:
+    """Return the computer's memory that a process of a Caffe can have, a container's limit included."""
     with open("/proc/meminfo", encoding="ascii") as file:
         fields = dict(line.split(":", 1) for line in file)
     free = int(fields["MemAvailable"].split()[0]) << 10
     limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    return Place("this computer", free if limit is None or used is None else min(free, max(0, limit - used)), False)
+    if limit is not None and used is not None:
+        free = min(free, max(0, limit - used))
+    return Place("this computer", free, OWN if caffe.runs_own_engines else CAFFE)
 
 
 def _number(path: str) -> Optional[int]:
@@ -141,7 +147,7 @@ def memory_word(caffe: Caffe, asked: Optional[str], on_gpu: bool) -> str:
 
     Sharing changes no result and takes no time; on a GPU it has not been tried. Raises Error for a Caffe that cannot.
     """
-    can = caffe.pycaffe and (caffe.pycaffe / "caffe" / "lean.so").is_file()
+    can = caffe.is_ours
     if asked is None:
         return SHARED if can and not on_gpu else PLAIN
     if asked != PLAIN and not can:
@@ -161,13 +167,15 @@ def facts(
     yield from disk_lines(nets[0], solver, prefix, iteration)
 
 
-def need(nets: Sequence[UsedNet], solver: Any, on_gpu: bool, sharing: str = PLAIN) -> Need:
-    """Return what a training needs: ``nets`` are the training net and the test nets. Raises Error where unknown."""
-    kind = solver.type if solver.type in SOLVER_ARRAYS else "SGD"
-    trained = (memory(look_at(nets[0], batch), kind, sharing) for batch in (1, 2))
-    one, two = (each.total if on_gpu else each.resident for each in trained)
+def need(nets: Sequence[UsedNet], solver: Any, runs: str, sharing: str = PLAIN) -> Need:
+    """Return what a training needs where nets run as ``Place.runs`` tells. Raises Error where that is unknown.
+
+    ``nets`` are the training net and the test nets.
+    """
+    kind = solver.type if solver.type in HISTORY_ARRAYS else "SGD"
+    one, two = (memory(look_at(nets[0], batch), kind, sharing).held(runs) for batch in (1, 2))
     tests = [memory(look_at(net), kind, sharing) for net in nets[1:]]
-    beside = sum(each.activations + each.shared + each.prefetch + each.buffers - (0 if on_gpu else each.gpu_only)
+    beside = sum(each.activations + each.shared + each.prefetch + each.buffers - each.spared.get(runs, 0)
                  for each in tests)
     return Need(train_batch(nets[0]), 2 * one - two + beside, two - one)
 
@@ -186,7 +194,7 @@ def memory_lines(
     """Say what a training needs beside what is free, and the largest batch that fits."""
     for place in places:
         try:
-            wanted = need(nets, solver, place.is_gpu, sharing)
+            wanted = need(nets, solver, place.runs, sharing)
         except Error as error:
             yield f"memory: not known: {error.what}"
             return
@@ -198,7 +206,7 @@ def memory_lines(
         images = wanted.batch * max(solver.iter_size, 1)
         smaller = max((size for size in range(1, fits + 1) if images % size == 0), default=0)
         advice = f"; batch_size: {smaller} with iter_size: {images // smaller} sees as many images an update"
-        lean = need(nets, solver, place.is_gpu, LEAN).total
+        lean = need(nets, solver, place.runs, LEAN).total
         other = f"; --memory lean needs {amount(lean)}" if sharing != LEAN and lean <= place.free else ""
         yield f"warning: memory: batch {wanted.batch} needs {text}{advice if smaller else ''}{other}"
 

@@ -19,11 +19,10 @@ from prototxt_gen.core.caffemodel import is_hdf5, open_bytes, read_weights
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.core.graph import layers_in
+from prototxt_gen.core.solvers import HISTORY_ARRAYS
 from prototxt_gen.core.solverstate import SolverState, read_solverstate
 from prototxt_gen.train.preflight import UsedNet
 
-# Arrays that each type of solver keeps for a parameter.
-HISTORY_ARRAYS = {"SGD": 1, "Nesterov": 1, "AdaGrad": 1, "RMSProp": 1, "AdaDelta": 2, "Adam": 2}
 _CURRENT_STEP = 4  # the last field of SolverState
 _NAME = re.compile(r"_iter_(\d+)\.solverstate(\.h5)?$")
 

@@ -22,12 +22,13 @@ import click
 from bench_command import Bench
 
 from prototxt_gen.core.graph import TRAIN
-from prototxt_gen.core.io import dumps
+from prototxt_gen.core.io import dumps, loads
 from prototxt_gen.nets.builder import build
 from prototxt_gen.nets.configs import NETWORKS
 from prototxt_gen.spec.infer import infer
 from prototxt_gen.spec.lean import SHARING
 from prototxt_gen.spec.memory import memory
+from prototxt_gen.spec.rules import CAFFE, OWN
 from prototxt_gen.train import caffe
 
 SOLVER = """train_net: "{net}" type: "Nesterov" momentum: 0.9 base_lr: 0.01 lr_policy: "fixed" max_iter: 99
@@ -97,12 +98,12 @@ def main(name: str, batch: int, rounds: int, modes: List[str]) -> None:
         for child in children.values():
             child.stdin.close()
             child.wait()
-    info = infer(net, TRAIN)
+    info = infer(loads(text, type(net)), TRAIN)
     same = "equal" if len({one.hexdigest() for one in seen.values()}) == 1 else "DIFFERENT"
     click.echo(f"{name}, batch {batch}, {rounds} rounds" + f"; gradients and parameters {same}" * (len(modes) > 1))
     for mode in modes:
         ratio = statistics.median(one / first for one, first in zip(times[mode], times[modes[0]]))
-        estimate = memory(info, sharing=mode).total
+        estimate = memory(info, sharing=mode).held(OWN if root.runs_own_engines else CAFFE)
         click.echo(f"{mode:7} {peaks[mode] / 1e6:7.0f} MB peak, estimate {estimate / 1e6:6.0f} MB; "
                    f"{statistics.median(times[mode]):7.3f} s a step, {ratio:.2f} x {modes[0]}")
 

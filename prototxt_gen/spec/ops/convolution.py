@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, List, Sequence, Tuple
 
-from prototxt_gen.spec.rules import Buffer, Made, Misfit, Param, Place, Shape, rules
+from prototxt_gen.spec.rules import CAFFE, OWN, Buffer, Made, Misfit, Param, Place, Shape, rules
 from prototxt_gen.spec.shapes import axis_of, count, format_shape
 
 
@@ -23,9 +23,9 @@ def convolution(layer: Any, bottoms: Sequence[Shape], place: Place) -> Made:
     weights = (window.out, window.channels // window.group, *window.kernel)
     macs = len(bottoms) * window.items * math.prod(sizes) * math.prod(weights)
     column = window.channels * math.prod(window.kernel) * math.prod(sizes)
-    on_cpu = not window.is_1x1 and not window.has_own_engine
+    spared = (OWN, CAFFE) if window.is_1x1 else (OWN,) if window.has_own_engine else ()
     return Made([window.top(sizes)] * len(bottoms), window.params(weights), macs,
-                window.buffers(Buffer("column", column, diff=window.is_1x1, on_cpu=on_cpu), sizes))
+                window.buffers(Buffer("column", column, diff=window.is_1x1, spared=spared), sizes))
 
 
 @rules.add("Deconvolution", bottoms=(1, None), tops=(1, None))

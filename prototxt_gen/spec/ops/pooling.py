@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, List, Sequence, Tuple
 
-from prototxt_gen.spec.rules import Buffer, Made, Misfit, Place, Shape, rules
+from prototxt_gen.spec.rules import OWN, Buffer, Made, Misfit, Place, Shape, rules
 from prototxt_gen.spec.shapes import count, planes, plural
 
 Pair = Tuple[int, int]
@@ -34,7 +34,7 @@ def _index(param: Any, kernel: Pair, values: int) -> Sequence[Buffer]:
     if param.engine != param.DEFAULT or math.prod(kernel) >= 255:
         return [Buffer("max_index", values)]
     in_bytes = -(-values // 4)
-    return [Buffer("max_position", in_bytes), Buffer("max_index", values - in_bytes, on_cpu=False)]
+    return [Buffer("max_position", in_bytes), Buffer("max_index", values - in_bytes, spared=(OWN,))]
 
 
 @rules.add("SPP", bottoms=1, tops=1)
