@@ -63,7 +63,8 @@ def refuse_state(path: str) -> None:
     """Check that a path, by its name, is not that of a solver state, whose bytes look like a damaged caffemodel's."""
     stem, found, rest = path.rpartition(".solverstate")
     if found and rest in ("", ".h5"):
-        raise Error("holds a solver's state, and neither net nor weights", path, f"those it belongs to are '{stem}.caffemodel{rest}'")
+        hint = f"those it belongs to are '{stem}.caffemodel{rest}'"
+        raise Error("holds a solver's state, and neither net nor weights", path, hint)
 
 
 def open_bytes(path: str) -> Any:

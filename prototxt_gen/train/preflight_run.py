@@ -242,16 +242,17 @@ def check_labels(used: UsedNet) -> Iterator[str]:
 
 
 def test_lines(nets: Sequence[UsedNet], solver: Any) -> Iterator[str]:
-    """Say which tests take more images than their LMDB holds, and so some of them more than once."""
+    """Say which tests take more batches than go once through the images of their LMDB."""
     for used, batches in zip(nets, solver.test_iter):
         for layer in layers_in(used.net, used.state):
             source = database_of(layer)
             if source is None:
                 continue
             records, batch = inspect_lmdb(source).entries, source_of(layer).batch_size
-            if batches * batch > records:
+            once = math.ceil(records / batch)
+            if batches > once:
                 yield (f"note: a test takes {batches} batches of {batch} of the {records} images in '{source}': "
-                       f"test_iter: {-(-records // batch)} takes each once")
+                       f"test_iter: {once} goes through them once")
 
 
 def _classes_read(info: NetInfo, used: UsedNet, labels: str) -> Tuple[Optional[int], List[int]]:

@@ -328,5 +328,9 @@ def test_a_test_of_more_images_than_there_are_is_told(caffe_build, job, monkeypa
     monkeypatch.chdir(job)
     assert told() == []
     edit(job / "solver.prototxt", "test_iter: 2", "test_iter: 7")
-    assert told() == ["note: a test takes 7 batches of 20 of the 40 images in 'set/test_lmdb': test_iter: 2 takes each "
-                      "once"]
+    assert told() == ["note: a test takes 7 batches of 20 of the 40 images in 'set/test_lmdb': test_iter: 2 goes "
+                      "through them once"]
+    edit(job / "net.prototxt", 'test_lmdb" batch_size: 20', 'test_lmdb" batch_size: 6')
+    assert told() == []  # the seventh batch has the last four
+    edit(job / "solver.prototxt", "test_iter: 7", "test_iter: 8")
+    assert [line.partition("lmdb': ")[2] for line in told()] == ["test_iter: 7 goes through them once"]
