@@ -18,6 +18,7 @@ from prototxt_gen.train import logs_figures as figures
 from prototxt_gen.train import logs_view as view
 from prototxt_gen.train.logs_files import LogReader, find_logs, open_log, read_log
 from prototxt_gen.train.logs_history import History
+from prototxt_gen.train.run_folder import is_running
 
 NOT_FINITE = 1
 
@@ -61,6 +62,7 @@ def log(
             cut += [path] if reader.rest.strip() else []
     if history.iteration is None:
         raise no_iteration(history, display_name(logs[-1]))
+    history.broken_off = not (history.ended or history.fatal) and is_running(logs[-1]) is False
     remarks = [f"note: the last line of {display_name(path)} is cut off, and left out" for path in cut]
     if as_json:
         document = figures.document(history, figures.window_of(history, smooth))

@@ -17,6 +17,7 @@ from prototxt_gen.train import logs_figures as figures
 from prototxt_gen.train import logs_view as view
 from prototxt_gen.train.logs_files import LogReader, is_compressed, open_log, read_log
 from prototxt_gen.train.logs_history import History, TestRow, TrainRow
+from prototxt_gen.train.run_folder import is_running
 
 POLL_S = 0.25
 REDRAW_S = 1.0
@@ -53,7 +54,7 @@ class Follower:
         self.show: Any = _Live() if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else _Appended()
 
     def run(self) -> History:
-        """Follow until the log says that training has ended; a pipe, until it is closed."""
+        """Follow until the log says that training has ended, or a run's is gone; a pipe, until it is closed."""
         for path in self.logs[:-1]:
             with open_log(path) as file:
                 read_log(self.history, LogReader(file), display_name(path))
@@ -76,6 +77,10 @@ class Follower:
             now = time.monotonic()
             heard = now if grown else heard
             ended = closed or (not grown and (self._ended() or is_compressed(path)))
+            if not (grown or ended) and now - heard >= SILENT_S and is_running(path) is False:
+                # Looked for once more, because the last lines may have come just now.
+                ended = not self._read_file(reader)
+                self.history.broken_off = ended and not self._ended()
             if not grown or now >= due:
                 self.show.update(self.history, self.smooth, settled=not grown, silent_s=now - heard)
                 shown = time.monotonic()

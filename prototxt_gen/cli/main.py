@@ -39,6 +39,9 @@ COMMANDS = {
 }
 
 
+SHOWN_AROUND = 20  # characters
+
+
 class Root(click.Group):
     """Every network is a command beside the commands proper."""
 
@@ -117,6 +120,11 @@ def _run() -> int:
         return _tell(error.message, error.exit_code, error)
     except Error as error:
         return _tell(str(error), error.exit_code)
+    except UnicodeEncodeError as error:
+        # Bytes of an argument that are no text stand in it as surrogates, which no file of ours can hold.
+        near = error.object[max(0, error.start - SHOWN_AROUND):error.end + SHOWN_AROUND]
+        shown = near.encode("ascii", "backslashreplace").decode()
+        return _tell(f"a name holds bytes that are not UTF-8: '{shown}'\nhint: name it otherwise", 2)
     except (KeyboardInterrupt, click.Abort):
         return _tell("", 128 + signal.SIGINT)
     except BrokenPipeError:

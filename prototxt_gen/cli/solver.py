@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Optional, Tuple
 
 import click
@@ -40,6 +41,9 @@ def solver(net: str, preset: Optional[str], net_file: Optional[str], settings: T
         raise Error("a solver names its net by file", hint="say which file standard input is: --net FILE")
     if options["snapshot_prefix"] == "":
         raise Error("--snapshot-prefix is empty")
+    output, read = options["output"], net_file if net in NETWORKS else net
+    if output and read and os.path.realpath(output) == os.path.realpath(read):
+        raise Error("-o would write the solver over the net", read, "give it a name of its own: -o solver.prototxt")
     facts, path, short_name = _net_facts(net, options["batch_size"], options["test_batch_size"])
     text = solvers.render_solver(
         facts,

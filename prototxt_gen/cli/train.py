@@ -55,8 +55,9 @@ def train(
 
     Runs caffe train in the current directory. Before that it looks for what would go wrong: lint, data and labels,
     memory, room for snapshots. Its log goes to a file, and iterations, losses, tests, snapshots and warnings to
-    standard error; the accuracy reached comes at the end. Ctrl-C lets Caffe write a snapshot and stop; a second one
-    kills it.
+    standard error; the accuracy reached comes at the end, from a test that Caffe makes after one more training pass:
+    BN's averages have moved by it since the snapshot. Ctrl-C lets Caffe write a snapshot and stop; a second one kills
+    it.
     """
     if folder == "":
         raise Error("--run names no folder")

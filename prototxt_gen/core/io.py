@@ -17,6 +17,7 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, Dialect
 from prototxt_gen.core.errors import Error, did_you_mean
 
 Write = Callable[[BinaryIO], Any]  # writes the content of an open file
+BYTE_ORDER_MARK = "\ufeff"  # as some editors begin a file with it
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,8 @@ def loads(text: str, message_class: Any, where: str = "<text>") -> Any:
 
     Raises Error with ``where:line:column`` for text that does not parse or does not fit the schema.
     """
+    if text.startswith(BYTE_ORDER_MARK):
+        raise Error("begins with a byte order mark, which Caffe cannot read", where, "save it as UTF-8 without one")
     message = message_class()
     try:
         text_format.Parse(text, message)

@@ -110,12 +110,15 @@ def infer(
 ) -> NetInfo:
     """Infer a net in one phase (``graph.TRAIN`` or ``graph.TEST``).
 
-    ``given`` maps blob names to shapes: for data layers whose source tells no size, and for the ``input`` of old files.
-    Raises Error where Caffe would refuse the net, and for a type without a rule unless ``allow_unknown``.
+    ``given`` maps blob names to shapes: for data layers whose source tells no size, for the ``input`` of old files, and
+    in place of what Input layers say, and for what layers of a type without a rule make.
+    Raises Error where Caffe would refuse the net, where ``given`` names another blob, and for a type without a rule
+    unless ``allow_unknown``.
     """
     place = Place(phase, dict(given or {}))
     layers = [*_input_layers(net, place, where), *layers_in(net, net_state(phase, net, stages, level))]
     _check_bottoms(layers, where)
+    _check_given(place.given, layers, where)
     blobs: Dict[str, Optional[Shape]] = {}
     makers: Dict[str, LayerInfo] = {}
     infos: List[LayerInfo] = []
@@ -131,6 +134,15 @@ def infer(
             makers[name] = info
         infos.append(info)
     return NetInfo(net.name, phase, tuple(infos), blobs)
+
+
+def _check_given(given: Mapping[str, Shape], layers: Sequence[Any], where: str) -> None:
+    inputs = [top for layer in layers if not layer.bottom for top in layer.top]
+    gaps = [top for layer in layers if layer.type not in rules.types() for top in layer.top]
+    for name in given:
+        if name not in inputs and name not in gaps:
+            hint = did_you_mean(name, inputs, f"inputs: {', '.join(inputs)}")
+            raise Error(f"the net has no input '{name}'", where, hint)
 
 
 def _infer_layer(

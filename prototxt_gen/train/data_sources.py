@@ -259,7 +259,7 @@ def read_names(path: str) -> List[str]:
 
 def _lines(path: str) -> List[str]:
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
             lines = [line.rstrip("\r\n") for line in file]
     except OSError as error:
         raise Error(f"cannot be read: {error.strerror}", path) from None

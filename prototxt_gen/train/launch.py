@@ -26,7 +26,7 @@ from prototxt_gen.spec.lean import PLAIN
 from prototxt_gen.train import launch_failures, preflight, preflight_run, run_folder, run_resume, run_skip
 from prototxt_gen.train.caffe import LOG_SETTINGS, Caffe
 from prototxt_gen.train.gpus import check_built, check_usable, says_gpu
-from prototxt_gen.train.launch_process import Echo, Notice, Stops, Tee, follow, start
+from prototxt_gen.train.launch_process import HELD_BACK, Echo, Notice, Stops, Tee, follow, start
 from prototxt_gen.train.logs_live import LiveLog
 from prototxt_gen.train.solver import with_settings
 
@@ -119,6 +119,10 @@ def plan(
     given = preflight.read_solver(path)
     preflight.check_method(given, path)
     settings = dict(settings or {})
+    if again:
+        run_folder.check_place(given, folder)
+        if "snapshot_prefix" in settings:
+            raise Error("a run keeps its snapshots in its folder", folder, "leave --set snapshot_prefix out")
     solver = _changed(given, settings)
     wants_gpu = says_gpu(solver)
     check_built(caffe, gpu, path, wants_gpu and gpu is None and not cpu)
@@ -154,14 +158,16 @@ def plan(
     if snapshot is not None:
         run_resume.check_ahead(snapshot, iteration, solver.max_iter)
     told += [] if snapshot or resume else run_resume.overwritten(prefix)
+    told += [f"note: --weights {weights} is not used: the snapshot has weights"] if snapshot and weights else []
     weights = None if snapshot else weights
     for files in [weights] if weights is not None else [] if snapshot is not None else solver.weights:
         preflight.check_weights(files, nets[0])
     log = log or (f"{prefix}.log" if folder is None else os.path.join(folder, run_folder.LOG))
     preflight.check_results(prefix, log)
     told += preflight_run.facts(nets, solver, places, prefix, iteration, memory)
-    if snapshot is not None and engine == "caffe":
-        told += preflight_run.cursor_line(nets[0], iteration, max(solver.iter_size, 1), gpus)
+    if snapshot is not None:
+        iter_size = max(solver.iter_size, 1)
+        told += preflight_run.cursor_line(nets[0], iteration, iter_size, gpus, winds_on=engine == "pycaffe")
 
     if engine == "pycaffe":
         wanted = list(solver.weights)
@@ -280,7 +286,8 @@ def run(plan: Plan, echo: Echo, notice: Notice, verbose: bool = False, arguments
         if plan.folder is not None:
             run_folder.record_start(plan.folder, plan.record, arguments, plan.command, plan.settings, plan.snapshot,
                                     plan.caffe, plan.memory_asked, plan.engine)
-        child = start(plan.command, {**LOG_SETTINGS, **plan.environment}, lock)
+        held_back = HELD_BACK if plan.engine == "pycaffe" else ()
+        child = start(plan.command, {**LOG_SETTINGS, **plan.environment}, lock, held_back)
         stops.attach(child)
         tee = Tee(log_file, echo, notice, verbose)
         try:

@@ -12,10 +12,10 @@ import select
 import signal
 import subprocess
 from contextlib import contextmanager
-from typing import IO, Any, Callable, Dict, Iterator, Mapping, Optional, Sequence
+from typing import IO, Any, Callable, Collection, Dict, Iterator, Mapping, Optional, Sequence
 
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train.logs_live import LiveLog, is_watched
+from prototxt_gen.train.logs_live import LiveLog
 
 STOP_NOTICE = "stopping: Caffe ends its iteration and writes a snapshot; once more to kill it"
 NAN_NOTICE = (
@@ -23,14 +23,21 @@ NAN_NOTICE = (
     "hint: stop, and start again with a smaller base_lr: --resume takes the last snapshot with finite weights"
 )
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+# What a training in Python hears of when it is set up.
+HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # echo(data): bytes of Caffe's log, as they come. notice(text): a line of our own.
 Echo = Callable[[bytes], None]
 Notice = Callable[[str], None]
 
 
-def start(command: Sequence[str], environment: Mapping[str, str], lock: Optional[int]) -> Any:
-    """Start the child. It holds ``lock`` too, the descriptor of a run folder's lock, and dies with this process."""
+def start(
+    command: Sequence[str], environment: Mapping[str, str], lock: Optional[int], held_back: Collection[int] = ()
+) -> Any:
+    """Start the child. It holds ``lock`` too, the descriptor of a run folder's lock, and dies with this process.
+
+    Signals that are ``held_back`` wait until the child asks for them.
+    """
     try:
         return subprocess.Popen(
             command,
@@ -40,17 +47,25 @@ def start(command: Sequence[str], environment: Mapping[str, str], lock: Optional
             env={**os.environ, **environment},
             start_new_session=True,
             pass_fds=() if lock is None else (lock,),
-            preexec_fn=die_with_parent(),
+            preexec_fn=die_with_parent(held_back),
         )
     except OSError as error:
         hint = "prototxt-gen caffe info shows what is found"
         raise Error(f"cannot be run: {error.strerror}", command[0], hint) from None
 
 
-def die_with_parent() -> Callable[[], None]:
-    """Return what a child calls, before it becomes another program, to be killed when its parent dies."""
+def die_with_parent(held_back: Collection[int] = ()) -> Callable[[], None]:
+    """Return what a child calls, before it becomes another program, to be killed when its parent dies.
+
+    It then also holds back signals, for a program that is not ready for them at its start.
+    """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def prepare() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, held_back)
+
+    return prepare
 
 
 class Stops:
@@ -114,9 +129,9 @@ class Tee:
         if self.verbose:
             self._show(data)
 
-    def line(self, line: str) -> None:
-        """Take a line of what has been written, without its line break."""
-        if not self.verbose and is_watched(line):
+    def watched(self, line: str) -> None:
+        """Take a line of what has been written, without its line break, that one watches a training by."""
+        if not self.verbose:
             self._show(f"{line}\n".encode())
 
     def _show(self, data: bytes) -> None:
@@ -175,4 +190,5 @@ def follow(pipe: IO[bytes], log: LiveLog, tee: Tee, stops: Stops) -> None:
 def _pass_on(data: bytes, log: LiveLog, tee: Tee) -> None:
     line = data.decode("utf-8", "replace")
     log.feed(line)
-    tee.line(line)
+    if log.is_watched:
+        tee.watched(line)

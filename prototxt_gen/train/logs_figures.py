@@ -170,6 +170,9 @@ def notes(history: History) -> List[Note]:
         found.append(Note("failed", f"Caffe failed: {history.fatal[0]}", history.iteration))
     if history.stopped_early:
         found.append(Note("stopped", "stopped early, on a signal", history.iteration))
+    if history.broken_off:
+        found.append(Note("broken off", "nothing trains here, and the log has no end: the training was killed",
+                          history.iteration))
     return found
 
 
@@ -216,10 +219,11 @@ def document(history: History, window: int) -> Dict[str, Any]:
     means = smoothed([row.loss for row in history.train], window)
     return _plain({
         "net": history.net_name,
-        "iteration": history.iteration,
+        "iteration": history.reached,
         "max_iter": history.settings.get("max_iter"),
         "done": history.done,
         "stopped_early": history.stopped_early,
+        "broken_off": history.broken_off,
         "fatal": history.fatal,
         "images_per_iteration": images,
         "iterations_per_second": speed_now(history),

@@ -11,8 +11,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Set, Tuple, Union
 
 from prototxt_gen.train.logs_lines import (
     BATCH_SIZE, DONE, GPUS, ITERATION, LEARNING_RATE, LOSS, NET_HEAD, NET_NAME, OUTPUT, RATE, RESUMED, SCORE,
-    SNAPSHOT_ITERATION, SOLVER_FIELD, SOLVER_HEAD, SOLVING, STOPPED_EARLY, TEST_LOSS, TESTING, TRACE, Stamp, number,
-    seconds_between, split_line,
+    SNAPSHOT, SNAPSHOT_ITERATION, SOLVER_FIELD, SOLVER_HEAD, SOLVING, STOPPED_EARLY, TEST_LOSS, TESTING, TRACE, Stamp,
+    number, seconds_between, split_line,
 )
 
 FATAL_LINES = 5
@@ -80,6 +80,7 @@ class History:
     ``replaced`` are the rows that a later session ran again. ``settings`` are the last solver's max_iter, iter_size and
     test_interval; ``batch_size`` is that of the first training data layer. ``loss_outputs`` names the outputs with a
     loss weight. ``other_solvers`` counts the solvers whose lines are left out. ``fatal`` is a failed check's message.
+    ``broken_off`` is for who knows that no process writes any more where the last one did not end of its own.
     """
 
     def __init__(self) -> None:
@@ -95,6 +96,7 @@ class History:
         self.gpus = 1
         self.done = False
         self.stopped_early = False
+        self.broken_off = False
         self.fatal: List[str] = []
         self.is_log = False
         # Reading position: the text being printed, the process setting up, the solver that counts, unfinished rows.
@@ -102,6 +104,7 @@ class History:
         self._headed = False
         self._net_is_due = True
         self._setting_up: Optional[_SetUp] = _SetUp()
+        self._saved: Optional[int] = None
         self._thread: Optional[str] = None
         self._others: Set[Optional[str]] = set()
         self._before = -1
@@ -117,6 +120,12 @@ class History:
     def iteration(self) -> Optional[int]:
         """The last iteration that a row tells of."""
         return self.sessions[-1].last if self.sessions else None
+
+    @property
+    def reached(self) -> Optional[int]:
+        """The iteration that the last process is known to have come to: displayed, tested, saved or asked for."""
+        asked = self.settings.get("max_iter") if self.done else None
+        return max((one for one in (self.iteration, self._saved, asked) if one is not None), default=None)
 
     @property
     def ended(self) -> bool:
@@ -184,6 +193,7 @@ class History:
 
     def _feed_set_up(self, message: str, stamp: Optional[Stamp]) -> None:
         resumed, gpus, solving = RESUMED.match(message), GPUS.match(message), SOLVING.match(message)
+        saved = SNAPSHOT.match(message)
         before = self._setting_up or _SetUp()
         if message == DONE:
             self.done = not self.stopped_early  # Caffe says so in either case
@@ -204,11 +214,14 @@ class History:
             self._set_up(before._replace(started=stamp))
         elif resumed:
             self._set_up(before._replace(resumed_from=resumed.group(1)))
+        elif saved:
+            named = SNAPSHOT_ITERATION.search(saved.group(2))
+            self._saved = int(named.group(1)) if named else self._saved
 
     def _set_up(self, what: _SetUp) -> None:
         self._setting_up = what
         self.done = self.stopped_early = False
-        self.fatal = []
+        self.fatal, self._saved = [], None
 
     def _take_iteration(self, found: Any, stamp: Optional[Stamp], thread: Optional[str]) -> None:
         iteration, rate, rest = int(found.group(1)), found.group(2), found.group(3)

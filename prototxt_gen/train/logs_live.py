@@ -5,20 +5,9 @@ from __future__ import annotations
 from typing import List, Optional
 
 from prototxt_gen.train.logs_history import History, TestRow
-from prototxt_gen.train.logs_lines import PROTOTXT, SNAPSHOT, SNAPSHOT_ITERATION, TRACE, WATCHED, split_line
+from prototxt_gen.train.logs_lines import PROTOTXT, SNAPSHOT, TRACE, WATCHED, split_line
 
 TAIL_LINES = 8
-
-
-def is_watched(line: str) -> bool:
-    """Tell whether a line is for the eyes of who watches a training, and not of the set-up or a stack trace.
-
-    Warnings and errors are, and what does not come from Caffe's log at all, such as a Python layer's words.
-    """
-    head, message = split_line(line)
-    if head is not None:
-        return head[0] != "I" or bool(WATCHED.match(message))
-    return not TRACE.match(line) and not PROTOTXT.match(line)
 
 
 class LiveLog:
@@ -26,7 +15,9 @@ class LiveLog:
 
     ``history`` is what it tells of iterations, tests and the end; ``snapshots`` are the solver states that are whole
     on disk, ``tail`` the last lines, without stack traces and the nets that Caffe writes out. ``fatal`` is the
-    message of a failed check, also where another GPU's process sets up after it.
+    message of a failed check, also where another GPU's process sets up after it. ``is_watched`` tells of the last line
+    whether it is for the eyes of who watches a training, and not of the set-up or a stack trace: warnings and errors
+    are, and what does not come from Caffe's log at all, such as a Python layer's words.
     """
 
     def __init__(self) -> None:
@@ -34,34 +25,42 @@ class LiveLog:
         self.snapshots: List[str] = []
         self.tail: List[str] = []
         self.fatal: List[str] = []
-        self._saved: Optional[int] = None
+        self.is_watched = False
         self._writing: Optional[str] = None
+        self._in_text = False
 
     @property
     def iteration(self) -> Optional[int]:
-        """The last iteration that was displayed, tested or saved."""
-        known = [one for one in (self.history.iteration, self._saved) if one is not None]
-        return max(known, default=None)
+        """The iteration that is known to be reached."""
+        return self.history.reached
 
     def feed(self, line: str) -> None:
         """Take the next line, with or without its line break."""
         line = line.rstrip("\r\n")
         self.history.feed(line)
         self.fatal = self.history.fatal or self.fatal
+        self.is_watched = False
         if TRACE.match(line):
             return
         head, message = split_line(line)
         if head is not None and head[0] == "F":
             self._writing = None
         self.finish()
-        if head is not None or not PROTOTXT.match(line):
+        if head is not None or not self._is_text(line):
             self.tail = [*self.tail[1 - TAIL_LINES:], line]
+            self.is_watched = head is None or head[0] != "I" or bool(WATCHED.match(message))
+        self._in_text = head is None and bool(PROTOTXT.match(line)) and line.strip() != ""
         snapshot = SNAPSHOT.match(message)
         if snapshot:
             state, path = snapshot.groups()
-            found = SNAPSHOT_ITERATION.search(path)
-            self._saved = int(found.group(1)) if found else self._saved
             self._writing = path if state else None
+
+    def _is_text(self, line: str) -> bool:
+        """Tell whether a line without a head is of a net that Caffe writes out.
+
+        A whole one ends with an empty line; glog cuts long ones off in the middle of a line.
+        """
+        return self._in_text or bool(PROTOTXT.match(line))
 
     def finish(self) -> None:
         """Take note that what Caffe was writing is written: it names a file before, and a next line comes after."""

@@ -55,13 +55,13 @@ def value(number: Optional[float]) -> str:
 
 def totals(history: History) -> List[str]:
     """Return the first lines: how far the training is, how long it takes, how fast it is, its best tests."""
-    end, last = history.settings.get("max_iter"), history.iteration
+    end, last = history.settings.get("max_iter"), history.reached
     state = (", done" if history.done else ", stopped early" if history.stopped_early
-             else ", failed" if history.fatal else "")
+             else ", failed" if history.fatal else ", broken off" if history.broken_off else "")
     lines = [f"{history.net_name or '(no name)'}: iteration {last}{f' of {end}' if end is not None else ''}{state}"]
     speed, images = speed_now(history), images_per_iteration(history)
     parts = [f"{duration(elapsed_seconds(history))} of training"]
-    if not (history.ended or history.fatal):
+    if not (history.ended or history.fatal or history.broken_off):
         parts.append(f"{duration(remaining_seconds(history))} remaining")
     if speed:
         parts.append(f"{value(speed)} iterations/s")
@@ -193,7 +193,7 @@ def _shortened(text: str, width: int) -> str:
 
 def progress(history: History, width: int) -> List[str]:
     """Return a bar of the iterations done, [] where the log does not tell how many there will be."""
-    end, last = history.settings.get("max_iter"), history.iteration
+    end, last = history.settings.get("max_iter"), history.reached
     if not end or last is None:
         return []
     share = min(1.0, last / end)

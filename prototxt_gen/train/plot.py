@@ -87,7 +87,7 @@ def _places(figure: Any, count: int) -> List[Any]:
 
 
 def _title(history: History) -> str:
-    parts = [f"iteration {history.iteration:,}".replace(",", " ")]
+    parts = [f"iteration {history.reached:,}".replace(",", " ")]
     if elapsed_seconds(history) is not None:
         parts.append(f"{duration(elapsed_seconds(history))} of training")
     scores = [one for one in best_tests(history) if one[1].split("[")[0] not in history.loss_outputs]

@@ -164,6 +164,7 @@ def facts(
     for used in nets:
         yield from check_labels(used)
     yield from test_lines(nets[1:], solver)
+    check_groups(nets[0], solver)
     yield from disk_lines(nets[0], solver, prefix, iteration)
 
 
@@ -298,6 +299,27 @@ def _label(datum: Any) -> int:
     return label
 
 
+def check_groups(used: UsedNet, solver: Any) -> None:
+    """Check that a net can be written as HDF5 where a solver asks for it. Raises Error naming a layer in the way.
+
+    Each layer becomes an HDF5 group of its name, in the order of the net, and one with a '/' lies in the group named
+    before it, which must be there then; Caffe aborts otherwise, at the first snapshot.
+    """
+    if solver.snapshot_format != solver.HDF5:
+        return
+    try:
+        names = [layer.name for layer in look_at(used).layers]
+    except Error:
+        return
+    made = {""}
+    for name in names:
+        group = name.rpartition("/")[0]
+        if group not in made:
+            what = f"HDF5 snapshots have no place for layer '{name}': no layer before it is called '{group}'"
+            raise Error(what, used.where, "leave snapshot_format at BINARYPROTO, Caffe's default")
+        made.add(name)
+
+
 def disk_lines(net: UsedNet, solver: Any, prefix: str, iteration: int) -> Iterator[str]:
     """Say what the snapshots to come will take beside what is free. Raises Error where not even one has room."""
     try:
@@ -330,12 +352,19 @@ def amount(size: int) -> str:
     return f"{size / 1024:.1f} KiB"
 
 
-def cursor_line(net: UsedNet, iteration: int, iter_size: int, gpus: int) -> Iterator[str]:
-    """Say which Data layers a resumed ``caffe train`` will read from another record than an uninterrupted one."""
+def cursor_line(net: UsedNet, iteration: int, iter_size: int, gpus: int, winds_on: bool) -> Iterator[str]:
+    """Say which Data layers a resumed training will read otherwise than an uninterrupted one.
+
+    Those of ``caffe train`` begin at the first record; those that are wound on draw anew, beyond the first epoch.
+    """
     for layer in layers_in(net.net, net.state):
         if layer.type == "Data" and layer.data_param.backend == LMDB:
             records = inspect_lmdb(layer.data_param.source).entries
-            into = iteration * iter_size * layer.data_param.batch_size * gpus % records
-            if into:
+            epochs, into = divmod(iteration * iter_size * layer.data_param.batch_size * gpus, records)
+            drawn = layer.transform_param.mirror or layer.transform_param.crop_size
+            if winds_on and epochs and drawn:
+                yield (f"note: layer '{layer.name}' goes on at its record, and draws mirrors and crops anew "
+                       "(AugmentedData goes on with its own)")
+            elif into and not winds_on:
                 yield (f"note: Caffe's Data layer begins at the first record again; the training stood {into} of "
                        f"{records} records into '{layer.data_param.source}' (--engine pycaffe goes on there)")

@@ -5,8 +5,8 @@ same effect: SIGINT and SIGTERM write a snapshot and stop, SIGHUP writes a snaps
 
 Beyond ``caffe train``, a resumed training goes on at the record where it stood: stock Caffe's Data layer begins at the
 first record again. Batch k of a Data layer holds the records from k B G on, B images and G GPUs, modulo their number
-N; so that k mod N / gcd(N, B G) batches, drawn from the data layer alone, bring it there. Crops, mirrors and dropout
-are drawn anew.
+N; so that k mod N / gcd(N, B G) batches, drawn from the data layer alone, bring it there. Beyond the first epoch its
+crops and mirrors are not those of an uninterrupted training then, and dropout's draws never are.
 
 With several GPUs a process more starts them and waits. The first one writes the log and the snapshots; when it ends, or
 when another fails, the rest are killed: they may be waiting in a reduction for one that will not come.
@@ -23,7 +23,7 @@ import sys
 import time
 from typing import Any, List, Optional, Sequence
 
-from prototxt_gen.train.launch_process import die_with_parent
+from prototxt_gen.train.launch_process import HELD_BACK, die_with_parent
 
 WORKER = "prototxt_gen.train.pycaffe_worker"
 WARNING = 1  # glog's level
@@ -35,7 +35,10 @@ class _Stopped(Exception):
 
 
 class _Signals:
-    """What signals have asked for. Handlers run when Caffe calls back into Python: before each iteration."""
+    """What signals have asked for. Handlers run when Caffe calls back into Python: before each iteration.
+
+    The process is started with these signals held back, and hears of those that came before it could.
+    """
 
     def __init__(self) -> None:
         self.stop = self.snapshot = False
@@ -44,6 +47,7 @@ class _Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._snapshot)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
 
     def _stop(self, number: int, frame: Any) -> None:
         self.stop = True
@@ -62,18 +66,20 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--rank", type=int)
     parser.add_argument("--uid", default="")
     given = parser.parse_args(arguments)
+    gpus = [int(one) for one in given.gpu.split(",")] if given.gpu else []
+    supervises = len(gpus) > 1 and given.rank is None
+    signals = _Signals()
+    if not supervises:
+        signals.catch()
     sys.path.insert(0, given.pycaffe)
     import caffe
 
-    gpus = [int(one) for one in given.gpu.split(",")] if given.gpu else []
-    if len(gpus) > 1 and given.rank is None:
+    if supervises:
         uid = caffe.NCCL.new_uid().hex()
         start = [sys.executable, "-m", WORKER, *(sys.argv[1:] if arguments is None else arguments), "--uid", uid]
         sys.exit(supervise([[*start, "--rank", str(rank)] for rank in range(len(gpus))]))
-    signals = _Signals()
     # The others' warnings only: what they do is what the first one says.
     caffe.init_log(WARNING if given.rank else 0, True)
-    signals.catch()
     _train(caffe, given, gpus, bytes.fromhex(given.uid), signals)
 
 
@@ -82,9 +88,10 @@ def supervise(commands: Sequence[Sequence[str]]) -> int:
 
     Signals to stop and to snapshot go to the first one only.
     """
-    children = [subprocess.Popen(command, preexec_fn=die_with_parent()) for command in commands]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    children = [subprocess.Popen(command, preexec_fn=die_with_parent(HELD_BACK)) for command in commands]
+    for number in HELD_BACK:
         signal.signal(number, lambda number, frame: children[0].send_signal(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     status: Optional[int] = None
     while status is None:
         time.sleep(POLL_S)

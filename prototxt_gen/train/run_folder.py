@@ -35,19 +35,43 @@ _NET_FIELDS = ("net", "train_net", "test_net")
 
 
 def holds_run(folder: str) -> bool:
-    """True when a run was started in a folder; one that holds other things is an Error."""
+    """True when a run was started in a folder; one that holds other things is an Error.
+
+    What a start leaves that was killed before its record was written is no run, and is written over.
+    """
     if not os.path.lexists(folder):
         return False
     if not os.path.isdir(folder):
         raise Error("is no folder", folder, "--run names the folder of a run")
     if os.path.isfile(os.path.join(folder, RECORD)):
         return True
-    others = [name for name in sorted(os.listdir(folder)) if name != LOCK and ".prototxt" not in name
-              and not name.startswith(RECORD)]
+    names = sorted(os.listdir(folder))
+    others = [name for name in names if not (LOCK in names and _is_left(os.path.join(folder, name), name))]
     if others:
         hint = "name a new folder, or an empty one"
         raise Error(f"is not empty, and no run: it holds '{others[0]}'", folder, hint)
     return False
+
+
+def _is_left(path: str, name: str) -> bool:
+    """Tell whether what lies in a folder may be of a start that came to no record."""
+    if name == SNAPSHOTS:
+        return os.path.isdir(path) and not os.listdir(path)
+    return ".prototxt" in name or name.startswith(RECORD) or (name in (LOCK, LOG) and not os.path.getsize(path))
+
+
+def check_place(solver: Any, folder: str) -> None:
+    """Check that the solver in a run's folder names this folder. Raises Error for a copy, or a folder that was moved.
+
+    Solver states name their weights by the folder's first name, too.
+    """
+    before = os.path.dirname(os.path.dirname(solver.snapshot_prefix))
+    if os.path.realpath(before) == os.path.realpath(folder):
+        return
+    if os.path.lexists(before):
+        hint = f"--run '{before}' goes on with that; a new run starts from weights: SOLVER --run NEW --weights FILE"
+        raise Error(f"is a copy of the run '{before}', and names its files", folder, hint)
+    raise Error(f"is the run '{before}', moved", folder, f"give it that name again: mv '{folder}' '{before}'")
 
 
 def read_record(folder: str) -> Dict[str, Any]:
@@ -129,6 +153,21 @@ def take_lock(file: IO[Any], held: str, where: str) -> int:
     except OSError:
         pass  # some network file systems have no locks; there two trainings at once cannot be told apart
     return file.fileno()
+
+
+def is_running(log: str) -> Optional[bool]:
+    """Tell whether the training that writes a log in a run's folder is there; None where it cannot be told."""
+    folder = os.path.dirname(log)
+    if not os.path.isfile(os.path.join(folder, RECORD)):
+        return None
+    try:
+        with open(os.path.join(folder, LOCK)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
 
 
 def last_start(record: Optional[Mapping[str, Any]]) -> Mapping[str, Any]:

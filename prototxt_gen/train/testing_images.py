@@ -26,7 +26,7 @@ from google.protobuf.message import DecodeError
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
-from prototxt_gen.core.io import read_text
+from prototxt_gen.core.io import BYTE_ORDER_MARK, read_text
 from prototxt_gen.train.data import LABELS_FILE, TEST_LMDB
 from prototxt_gen.train.data_images import IMAGE_SUFFIXES, import_pillow
 from prototxt_gen.train.data_lmdb import EXTRA_HINT
@@ -99,9 +99,12 @@ def _open_lmdb(path: str) -> Source:
 
     def items() -> Iterator[Item]:
         # Without a lock a folder that is not writable can be read, too.
-        with lmdb.open(path, readonly=True, lock=False) as environment, environment.begin() as transaction:
-            for key, value in transaction.cursor():
-                yield Item(key.decode(errors="replace"), value)
+        try:
+            with lmdb.open(path, readonly=True, lock=False) as environment, environment.begin() as transaction:
+                for key, value in transaction.cursor():
+                    yield Item(key.decode(errors="replace"), value)
+        except lmdb.Error as error:
+            raise Error(f"is damaged: {error}", path, "prototxt-gen data check tells what is left of it") from None
 
     names = Path(path).resolve().parent / LABELS_FILE
     classes = tuple(read_text(str(names)).splitlines()) if names.is_file() else ()
@@ -124,7 +127,7 @@ def _open_folder(path: str) -> Source:
 
 def _open_list(path: str) -> Source:
     files = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).removeprefix(BYTE_ORDER_MARK).splitlines(), 1):
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdecimal():
             raise Error("is no line of a list of images", f"{path}:{number}", "write the file, a space, its label")

@@ -161,11 +161,14 @@ def plan(
 
 
 def _with_inputs(model: Model, info: NetInfo, where: str) -> Model:
-    """Return the net with an Input layer in place of each data layer, of the shapes that it would bring."""
+    """Return the net with an Input layer in place of each data layer, of the shapes that it would bring.
+
+    Input layers get the shapes that ``info`` has of them.
+    """
     net = type(model.net)()
     net.CopyFrom(model.net)
     for layer in net.layer:
-        if not is_source(layer) or layer.type == "DummyData":
+        if layer.type == "DummyData" or not (is_source(layer) or layer.type == "Input"):
             continue
         shapes = [info.blobs.get(name) for name in layer.top]
         if None in shapes:

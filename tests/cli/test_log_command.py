@@ -1,6 +1,7 @@
 """``prototxt-gen log``: tables, machine-readable forms, pictures, following, and logs of the real Caffe."""
 
 import csv
+import fcntl
 import gzip
 import io
 import json
@@ -219,6 +220,29 @@ def test_follow_appends_lines_until_training_is_done(cli_path, pieces, tmp_path)
     assert re.findall(r"^test at iteration (\d+):", text, re.MULTILINE) == ["0", "20", "40", "60"]
     assert all("lr " in line for line in text.splitlines() if re.match(r"iteration ([0-4]?\d|5\d):", line))
     assert "tiny: iteration 60 of 60, done" in text
+
+
+def test_a_run_whose_training_was_killed_is_not_waited_for(log, cli_path, pieces, tmp_path):
+    """The lock tells: while it is held a silent log is waited for, and not when nobody holds it."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "caffe.log").write_text(pieces[0])
+    (run / "run.json").write_text("{}")
+    with open(run / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "broken off" not in log(run).stdout and "remaining" in log(run).stdout
+        process = subprocess.Popen([cli_path, "log", "--follow", run], stdout=subprocess.PIPE, text=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(7)  # more than the silence after which the lock is looked at
+    try:
+        text, _ = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "note: nothing trains here, and the log has no end" in text
+    assert "of 60, broken off\n" in text and "remaining" not in text.partition("broken off")[2]
+    told = log(run).stdout
+    assert "of 60, broken off\n" in told and "remaining" not in told
+    assert json.loads(log(run, "--json").stdout)["broken_off"]
 
 
 def test_follow_on_a_terminal_draws_in_place_and_ends_on_ctrl_c(cli_path, pieces, tmp_path):

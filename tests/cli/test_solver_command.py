@@ -104,3 +104,14 @@ def test_files_that_are_no_training_net(cli, tmp_path):
         assert result.returncode == 2 and message in result.stderr
     assert cli("solver", str(stranger), "--preset", "imagenet").returncode == 0
     assert cli("solver", str(stranger), "--batch-size", "3").returncode == 2
+
+
+def test_a_solver_is_not_written_over_its_net(cli, tmp_path):
+    net = cli("attention56-cifar").stdout
+    (tmp_path / "train.prototxt").write_text(net)
+    (tmp_path / "link.prototxt").symlink_to("train.prototxt")
+    for arguments in (("train.prototxt", "-o", "./link.prototxt"),
+                      ("attention56-cifar", "--net", "train.prototxt", "-o", "train.prototxt")):
+        done = cli("solver", *arguments, cwd=tmp_path)
+        assert done.returncode == 2 and "train.prototxt: -o would write the solver over the net" in done.stderr
+    assert (tmp_path / "train.prototxt").read_text() == net

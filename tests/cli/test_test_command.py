@@ -100,7 +100,8 @@ def test_a_network_by_name_brings_size_and_mean(cli, folder, tmp_path):
     (("--weights", "weights.prototxt", "--source", "images", "--gpu", "0"), "built for the CPU only"),
     (("--weights", "weights.prototxt", "--source", "images", "--size", "16"), "layer 'fc'"),
 ])
-def test_no_answer_is_exit_code_2(cli, folder, arguments, words):
+def test_no_answer_is_exit_code_2(cli, caffe_build, folder, monkeypatch, arguments, words):
+    monkeypatch.setenv("CAFFE_ROOT", str(caffe_build.root))  # there may be a build for GPUs, too
     done = cli("test", "net.prototxt", *arguments, cwd=folder)
     assert done.returncode == 2 and words in done.stderr and done.stdout == "" and "Traceback" not in done.stderr
 

@@ -140,15 +140,20 @@ def test_a_size_that_the_file_does_not_tell_is_asked_for(cli, folder):
     found = document(cli, folder, "uncut.prototxt", "--input", "data=1,1,12,12", "--batch-size", 2)
     assert found["batch_size"] == 2
     assert found["layers"][1]["macs"] == 2 * 2 * 144 * 8 * 9
+    told = document(cli, folder, "deploy.prototxt")["total"]["macs"]
+    assert document(cli, folder, "deploy.prototxt", "--input", "data=2,3,32,32")["total"]["macs"] == 2 * told
+    done = cli("time", "deploy.prototxt", "--input", "dat=2,3,32,32", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr == "error: deploy.prototxt: the net has no input 'dat'\nhint: did you mean 'data'?\n"
 
 
-@pytest.mark.usefixtures("caffe_build")
 @pytest.mark.parametrize("arguments, words", [
     (("--gpu", "0"), "built for the CPU only"),
     (("--gpu", "0", "--cpu"), "exclude one another"),
     (("--iterations", "0"), "--iterations"),
 ])
-def test_wrong_usage_is_exit_code_2(cli, folder, arguments, words):
+def test_wrong_usage_is_exit_code_2(cli, caffe_build, folder, monkeypatch, arguments, words):
+    monkeypatch.setenv("CAFFE_ROOT", str(caffe_build.root))  # there may be a build for GPUs, too
     done = cli("time", "net.prototxt", *arguments, cwd=folder)
     assert done.returncode == 2 and words in done.stderr and done.stdout == ""
 

@@ -110,3 +110,8 @@ def test_writing_where_no_file_can_be(tmp_path):
         write_text(str(tmp_path / "missing" / "x"), "text")
     write_text("/dev/null", "text")
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_byte_order_mark_is_named():
+    with pytest.raises(Error, match="begins with a byte order mark, which Caffe cannot read"):
+        loads('\ufeffname: "x"', DEFAULT_DIALECT.message("NetParameter"))

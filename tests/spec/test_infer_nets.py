@@ -105,8 +105,9 @@ def test_written_nets_have_caffes_shapes_and_meet_every_layer_type(load_in_caffe
     met = set()
     for ((stem, phase), net), theirs in zip(nets.items(), found["nets"]):
         assert theirs is not None, f"Caffe refuses {stem} in phase {phase}"
-        assert not differences(ours(net, phase, given_for(stem, phase), STAGES.get(stem, ())), theirs), (stem, phase)
-        met.update(layer.type for layer in infer(net, phase, given=given_for(stem, phase)).layers)
+        given, stages = given_for(stem, phase), STAGES.get(stem, ())
+        assert not differences(ours(net, phase, given, stages), theirs), (stem, phase)
+        met.update(layer.type for layer in infer(net, phase, given=given, stages=stages).layers)
     assert met == set(found["types"]) == set(rules.types())
 
 

@@ -52,6 +52,13 @@ def test_lists_come_back(tmp_path_factory, pairs):
     assert read_list(str(path)) == [(name.strip(), label) for name, label in pairs]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfa.png 0\r\nb.png 1\r\n")
+    assert read_list(str(tmp_path / "list.txt")) == [("a.png", 0), ("b.png", 1)]
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfcat\ndog\n")
+    assert read_names(str(tmp_path / "names.txt")) == ["cat", "dog"]
+
+
 @pytest.mark.parametrize("text, message", [
     ("a.png 0\na.png\n", "list.txt:2: 'a.png' is no file with a label"),
     ("a.png -1\n", "list.txt:1: 'a.png -1' is no file with a label"),

@@ -334,3 +334,20 @@ def test_a_test_of_more_images_than_there_are_is_told(caffe_build, job, monkeypa
     assert told() == []  # the seventh batch has the last four
     edit(job / "solver.prototxt", "test_iter: 7", "test_iter: 8")
     assert [line.partition("lmdb': ")[2] for line in told()] == ["test_iter: 7 goes through them once"]
+
+
+def test_snapshots_in_hdf5_need_a_place_for_each_layer(caffe_build, job, monkeypatch):
+    """Caffe makes a group of each layer's name, and none on the way to it."""
+    monkeypatch.chdir(job)
+    solver = (job / "solver.prototxt").read_text()
+    (job / "solver.prototxt").write_text(f"{solver}\nsnapshot_format: HDF5\n")
+    launch.plan("solver.prototxt", caffe_build)
+    edit(job / "net.prototxt", 'name: "fc"', 'name: "pool1/fc"')
+    launch.plan("solver.prototxt", caffe_build)
+    edit(job / "net.prototxt", 'name: "pool1/fc"', 'name: "head/fc"')
+    with pytest.raises(Error) as caught:
+        launch.plan("solver.prototxt", caffe_build)
+    assert str(caught.value) == ("net.prototxt: HDF5 snapshots have no place for layer 'head/fc': no layer before it "
+                                 "is called 'head'\nhint: leave snapshot_format at BINARYPROTO, Caffe's default")
+    (job / "solver.prototxt").write_text(solver)
+    launch.plan("solver.prototxt", caffe_build)

@@ -260,7 +260,8 @@ def test_a_missing_caffe_is_told_with_what_builds_one(cli, job, tmp_path):
     (["--gpu", "0"], "built for the CPU only"),
     (["--caffe", "/nowhere"], "/nowhere"),
 ])
-def test_refusals(train, job, arguments, message):
+def test_refusals(train, caffe_build, job, monkeypatch, arguments, message):
+    monkeypatch.setenv("CAFFE_ROOT", str(caffe_build.root))  # there may be a build for GPUs, too
     result = train(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert message in result.stderr

@@ -237,3 +237,19 @@ def test_the_head_of_newer_glog_has_the_year():
 def test_a_head_without_its_time():
     assert split_line("I1203 solver.cpp:66] Iteration 100, loss = 0.26") == (
         ("I", None, None), "Iteration 100, loss = 0.26")
+
+
+def test_the_iteration_reached_is_the_one_saved_or_asked_for():
+    """A display every tenth iteration tells of the last one only where it is a multiple of ten."""
+    head = "I0405 10:59:00.000000 7 solver.cpp:464] "
+    text = f"{head}Initializing solver from parameters: \nmax_iter: 25\n\n" + displayed([0, 10, 20])
+    assert read(text).reached == 20
+    saved = f"{head}Snapshotting to binary proto file a_iter_23.caffemodel\n"
+    assert read(text + saved).reached == 23 == figures.document(read(text + saved), 3)["iteration"]
+    log = read(f"{text}{head}Optimization Done.\n")
+    assert log.done and log.reached == 25 and log.iteration == 20
+    log = read(f"{text}{saved}{head}Optimization stopped early.\n{head}Optimization Done.\n")
+    assert not log.done and log.reached == 23
+    # Another process that resumes from before has come as far as it says itself.
+    log = read(text + saved + f"{head}Resuming from a_iter_5.solverstate\n" + displayed([10], minute=1))
+    assert log.reached == 10

@@ -2,7 +2,7 @@
 
 import pytest
 
-from prototxt_gen.train.logs_live import LiveLog, is_watched
+from prototxt_gen.train.logs_live import LiveLog
 
 HEAD = "I1122 18:00:00.000001  4242 solver.cpp:218] "
 
@@ -97,4 +97,11 @@ def test_only_the_end_of_a_long_log_is_kept():
     ("    @     0x7f0000000000  (unknown)", False),
 ])
 def test_what_one_watches_a_training_by(line, watched):
-    assert is_watched(line) == watched
+    assert read(line).is_watched == watched
+
+
+def test_a_net_that_glog_cuts_off_is_not_watched():
+    log = read(HEAD + "Initializing net from parameters: ", "layer {", "  convolution_param {", "    weight_filler ")
+    assert not log.is_watched and len(log.tail) == 1
+    log.feed("printed by a Python layer")
+    assert log.is_watched and len(log.tail) == 2

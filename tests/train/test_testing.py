@@ -261,7 +261,11 @@ def test_what_cannot_be_tested_is_refused_with_a_reason(here, caffe_build):
     write_lmdb(here / "deep", [Datum(encoded=True, data=encode(np.zeros((30, 30), np.uint16), "PNG"), label=1)])
     write_lmdb(here / "short", [Datum(channels=1, height=28, width=28, data=b"123", label=1)])
     (here / "bad.txt").write_text("a.png 1\nb.png\n")
-    (here / "gone.txt").write_text("a.png 1\n")
+    (here / "gone.txt").write_bytes(b"\xef\xbb\xbfa.png 1\n")
+    write_lmdb(here / "damaged", [raw(np.zeros((1, 28, 28), np.uint8), 3)] * 100)
+    with open(here / "damaged" / "data.mdb", "r+b") as file:
+        file.seek(40_000)
+        file.write(b"\xff" * 40_000)
     for options, words in (
         ({"source": "labels"}, "labels: image '00000001' has the label 10, and the net tells classes 0 to 9"),
         ({"source": "small"}, "image '00000000' has 23x24 pixels, and the crop takes 24x24\nhint: --resize-short"),
@@ -272,6 +276,7 @@ def test_what_cannot_be_tested_is_refused_with_a_reason(here, caffe_build):
         ({"source": "bad.txt"}, "bad.txt:2: is no line of a list"),
         ({"source": "gone.txt"}, "image 'a.png' cannot be read: No such file"),
         ({"source": "."}, "holds 'test_lmdb' and more"),
+        ({"source": "damaged"}, "damaged: is damaged: mdb_"),
         ({"source": "nowhere"}, "nowhere: there are no images"),
         ({}, "tells no images to test with"),
         ({"source": "test_lmdb", "top": (11,)}, "--top 11 asks for more than the net's 10 classes"),

@@ -94,3 +94,10 @@ def test_paths_that_were_meant_from_a_folder_above(caffe_build, job, monkeypatch
         assert caught.value.hint == f"Caffe takes paths from the current directory: run it in '{job}'"
     monkeypatch.chdir(job)
     launch.plan(f"nets/deep/{SOLVER}", caffe_build)
+
+
+def test_a_run_whose_name_no_text_can_hold(caffe_build, cli, job):
+    done = cli("train", "solver.prototxt", "--run", "run\udcff", cwd=job)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: a name holds bytes that are not UTF-8: 'run\\udcff/net.prototxt'\n"
+                                "hint: name it otherwise\n")

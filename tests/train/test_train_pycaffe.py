@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from processes import DEADLINE_S, edit, gone, wait_for
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train import launch, pycaffe_worker, run_skip
+from prototxt_gen.train import launch, preflight, preflight_run, pycaffe_worker, run_skip
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def test_both_engines_learn_the_same_and_resume_anywhere(train, job):
         for run in ("ours", "program"):
             (job / run / "snapshots" / f"tiny_iter_{newer}.solverstate").unlink()
     before = len(log_of(job, "ours"))
-    train("--run", "ours", "--resume", "--engine", "pycaffe")
+    told = train("--run", "ours", "--resume", "--engine", "pycaffe").stderr
+    assert "anew" not in told
     assert curve(log_of(job, "ours")[before:]) == after(whole, 7)
 
     # The program begins at record 0 again, and we say so.
@@ -70,6 +71,37 @@ def test_both_engines_learn_the_same_and_resume_anywhere(train, job):
     told = train("--run", "program", "--resume").stderr
     assert "stood 140 of 200 records into 'set/train_lmdb' (--engine pycaffe goes on there)" in told
     assert curve(log_of(job, "program")[before:]) != after(whole, 7)
+
+
+def test_what_is_drawn_anew_is_told(job, caffe_build, monkeypatch):
+    """Beyond the first epoch, which ends at iteration 10, mirrors are not those of a training that went on."""
+    monkeypatch.chdir(job)
+    told = []
+    for iteration in (9, 10):
+        for changes in ((), ("scale: 0.0078", "scale: 0.0078 mirror: true"), ("mirror: true", "mirror: false")):
+            edit(job / "net.prototxt", *([changes] if changes else []))
+            (net, *_) = preflight.used_nets(preflight.read_solver("solver.prototxt"), "solver.prototxt")
+            told.append(list(preflight_run.cursor_line(net, iteration, 1, 1, winds_on=True)))
+        edit(job / "net.prototxt", ("mirror: false", ""))
+    assert [len(one) for one in told] == [0, 0, 0, 0, 1, 0]
+    assert told[4][0].startswith("note: layer 'data' goes on at its record, and draws mirrors and crops anew")
+
+
+def test_a_signal_at_any_time_leaves_no_stack_trace(train, cli_path, job):
+    """The worker is sent one as soon as it is there, when it is not ready for it yet."""
+    process = subprocess.Popen([cli_path, "train", "solver.prototxt", "--run", "run", "--engine", "pycaffe", "--set",
+                                "max_iter=1000000"], cwd=job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+    def workers():
+        return [pid for pid in children.read_text().split()
+                if b"pycaffe_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    wait_for(workers)
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 130 and "Traceback" not in stderr + log_of(job, "run"), stderr
+    assert "interrupted: resume with" in stderr and "Iteration 1 " not in log_of(job, "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -159,7 +191,8 @@ def test_processes_side_by_side_end_together(supervised, programs, status):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_go_to_the_first_process(supervised, number):
-    first = f"signal.signal({int(number)}, lambda *_: sys.exit(9)); ready(); time.sleep(99)"
+    first = (f"signal.signal({int(number)}, lambda *_: sys.exit(9)); ready(); time.sleep(0.2)\n"
+             f"signal.pthread_sigmask(signal.SIG_UNBLOCK, [{int(number)}]); time.sleep(99)")  # held back until here
     process, children = supervised(first, "ready(); time.sleep(99)")
     process.send_signal(number)
     assert process.wait(DEADLINE_S) == 9

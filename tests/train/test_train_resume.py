@@ -205,6 +205,43 @@ def test_a_run_is_resumed_where_it_was_started(train, refusal, job, tmp_path, mo
     assert "is no record of a run" in refusal(None, folder=str(job / "run"), resume=True)
 
 
+def test_a_run_that_was_copied_or_moved_is_refused(train, refusal, job):
+    train("solver.prototxt", "--run", "run", "--set", "max_iter=5")
+    before = {path: path.read_bytes() for path in job.rglob("*") if path.is_file()}
+    shutil.copytree(job / "run", job / "copy")
+    message = refusal(None, folder="copy", resume=True, settings={"max_iter": "9"})
+    assert message.startswith("copy: is a copy of the run 'run', and names its files\nhint: --run 'run' goes on")
+    assert "a run keeps its snapshots in its folder" in refusal(None, folder="run", resume=True,
+                                                               settings={"snapshot_prefix": "elsewhere/tiny"})
+    shutil.rmtree(job / "copy")
+    (job / "run").rename(job / "moved")
+    message = refusal(None, folder="moved", resume=True, settings={"max_iter": "9"})
+    assert message == "moved: is the run 'run', moved\nhint: give it that name again: mv 'moved' 'run'"
+    (job / "moved").rename(job / "run")
+    assert {path: path.read_bytes() for path in job.rglob("*") if path.is_file()} == before
+    (job / "link").symlink_to("run")
+    told = train("--run", "link", "--resume", "--weights", "run/snapshots/tiny_iter_5.caffemodel",
+                 "--set", "max_iter=9").stderr
+    assert "note: --weights run/snapshots/tiny_iter_5.caffemodel is not used: the snapshot has weights" in told
+    assert states(job / "run")[0] == 9
+
+
+def test_files_of_others_are_no_run(train, refusal, job):
+    """Nor do they become one; what a start leaves that was killed before its record was written does."""
+    mine = job / "mine"
+    mine.mkdir()
+    shutil.copy(job / "solver.prototxt", mine)
+    message = refusal("mine/solver.prototxt", folder="mine")
+    assert message.startswith("mine: is not empty, and no run: it holds 'solver.prototxt'")
+    assert "holds" in refusal(folder=".")
+    (mine / ".lock").touch()
+    (mine / "caffe.log").touch()
+    (mine / "snapshots").mkdir()
+    train("solver.prototxt", "--run", "mine", "--set", "max_iter=5")
+    (mine / "run.json").unlink()
+    assert "it holds 'caffe.log'" in refusal(folder="mine")
+
+
 def test_two_trainings_in_one_folder(train, start, job):
     edit(job / "solver.prototxt", *ENDLESS)
     start("solver.prototxt", "--run", "run")
