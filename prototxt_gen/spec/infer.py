@@ -111,9 +111,9 @@ def infer(
     """Infer a net in one phase (``graph.TRAIN`` or ``graph.TEST``).
 
     ``given`` maps blob names to shapes: for data layers whose source tells no size, for the ``input`` of old files, and
-    in place of what Input layers say, and for what layers of a type without a rule make.
-    Raises Error where Caffe would refuse the net, where ``given`` names another blob, and for a type without a rule
-    unless ``allow_unknown``.
+    in place of what Input layers say.
+    Raises Error where Caffe would refuse the net, where ``given`` names a blob that nothing makes, and for a type
+    without a rule unless ``allow_unknown``.
     """
     place = Place(phase, dict(given or {}))
     layers = [*_input_layers(net, place, where), *layers_in(net, net_state(phase, net, stages, level))]
@@ -138,9 +138,10 @@ def infer(
 
 def _check_given(given: Mapping[str, Shape], layers: Sequence[Any], where: str) -> None:
     inputs = [top for layer in layers if not layer.bottom for top in layer.top]
-    gaps = [top for layer in layers if layer.type not in rules.types() for top in layer.top]
+    # Layers with bottoms may leave their shapes to the caller, too: Python, and types without a rule.
+    tops = {top for layer in layers for top in layer.top}
     for name in given:
-        if name not in inputs and name not in gaps:
+        if name not in tops:
             hint = did_you_mean(name, inputs, f"inputs: {', '.join(inputs)}")
             raise Error(f"the net has no input '{name}'", where, hint)
 
