@@ -23,7 +23,9 @@ from typing import IO, Any, Dict, Iterator, List, Mapping, Optional, Sequence, T
 from prototxt_gen.core.errors import CaffeError, Error
 from prototxt_gen.core.io import dumps, read_text, write_text
 from prototxt_gen.spec.lean import PLAIN
-from prototxt_gen.train import launch_failures, preflight, preflight_run, run_folder, run_resume, run_skip
+from prototxt_gen.train import (
+    launch_failures, preflight, preflight_memory, preflight_nets, preflight_run, run_folder, run_resume, run_skip,
+)
 from prototxt_gen.train.caffe import LOG_SETTINGS, Caffe
 from prototxt_gen.train.gpus import check_built, check_usable, says_gpu
 from prototxt_gen.train.launch_process import HELD_BACK, Echo, Notice, Stops, Tee, follow, start
@@ -69,7 +71,7 @@ class Plan:
     @property
     def environment(self) -> Dict[str, str]:
         """What Caffe's environment gets besides."""
-        variable = preflight_run.MEMORY_VARIABLE
+        variable = preflight_memory.MEMORY_VARIABLE
         return {} if self.memory == PLAIN and variable not in os.environ else {variable: self.memory}
 
 
@@ -113,7 +115,7 @@ def plan(
         raise Error("no SOLVER is given", folder or "", "only a --run that has been started knows its own")
     record = run_folder.read_record(folder) if again else None
     started = run_folder.last_start(record)
-    memory_asked = preflight_run.memory_asked(memory, started.get("memory"))
+    memory_asked = preflight_memory.memory_asked(memory, started.get("memory"))
     engine = engine or started.get("engine") or "caffe"
     path = os.path.join(folder, run_folder.SOLVER) if again else solver_path
     given = preflight.read_solver(path)
@@ -127,8 +129,8 @@ def plan(
     wants_gpu = says_gpu(solver)
     check_built(caffe, gpu, path, wants_gpu and gpu is None and not cpu)
     gpu_ids = str(solver.device_id) if wants_gpu and gpu is None and not cpu else gpu
-    places = preflight_run.gpu_places(gpu_ids) if gpu_ids is not None else [preflight_run.computer(caffe)]
-    memory = preflight_run.memory_word(caffe, memory_asked, gpu_ids is not None)
+    places = preflight_memory.gpu_places(gpu_ids) if gpu_ids is not None else [preflight_memory.computer(caffe)]
+    memory = preflight_memory.memory_word(caffe, memory_asked, gpu_ids is not None)
     gpus = 1 if gpu_ids is None else max(1, len(places)) if gpu_ids == "all" else gpu_ids.count(",") + 1
     nets = preflight.used_nets(solver, path)
     for used in nets:
@@ -203,7 +205,7 @@ def _check_options(
 
 def _iter_size(total_batch: int, net: preflight.UsedNet, gpus: int) -> int:
     """Return iter_size for the images wanted in an update: total_batch = batch x iter_size x GPUs."""
-    batch = preflight_run.train_batch(net)
+    batch = preflight_nets.train_batch(net)
     iter_size, rest = divmod(total_batch, batch * gpus)
     if rest or not iter_size:
         near = [count * batch * gpus for count in (iter_size, iter_size + 1) if count]
@@ -252,7 +254,7 @@ def _command(
             what = f"pycaffe needs the packages {', '.join(caffe.missing_modules)}"
             raise Error(what, sys.executable, "pip install '.[pycaffe]'")
         if gpu_ids == "all":
-            gpu_ids = ",".join(place.name.rpartition(" ")[2] for place in preflight_run.gpu_places("all"))
+            gpu_ids = ",".join(place.name.rpartition(" ")[2] for place in preflight_memory.gpu_places("all"))
             if not gpu_ids:
                 raise Error("--gpu all needs nvidia-smi with --engine pycaffe", hint="name them: --gpu 0,1")
         command = [sys.executable, "-m", WORKER, "--pycaffe", str(caffe.pycaffe), "--solver", solver_file]

@@ -14,7 +14,7 @@ from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
 from prototxt_gen.spec.memory import memory
 from prototxt_gen.spec.rules import CAFFE, GPU, OWN
-from prototxt_gen.train import launch, launch_failures, preflight, preflight_run
+from prototxt_gen.train import launch, launch_failures, preflight, preflight_memory, preflight_nets
 from prototxt_gen.train.logs_live import LiveLog
 
 ENDLESS = [("max_iter: 20", "max_iter: 100000000"), ("test_iter: 2\ntest_interval: 10", ""),
@@ -223,29 +223,29 @@ def test_memory_beside_what_is_free(caffe_build, job, monkeypatch):
                for line in launch.plan("solver.prototxt", caffe_build).told)
     solver = preflight.read_solver("solver.prototxt")
     nets = preflight.used_nets(solver, "solver.prototxt")
-    need = preflight_run.need(nets, solver, GPU)
+    need = preflight_memory.need(nets, solver, GPU)
     # Columns of convolutions and whole indices of poolings count on a GPU; on the CPU what our own engines take does,
     # unless Caffe's are asked for.
-    each = [memory(preflight_run.look_at(net), "SGD") for net in nets]
+    each = [memory(preflight_nets.look_at(net), "SGD") for net in nets]
     for runs in (OWN, CAFFE):
-        here = preflight_run.need(nets, solver, runs)
+        here = preflight_memory.need(nets, solver, runs)
         assert need.total - here.total == sum(one.spared[runs] for one in each) - each[0].besides[runs]
     assert each[0].spared[OWN] > each[0].spared[CAFFE] == 0 and each[0].besides[OWN] > 0
     own = job.joinpath("net.prototxt").read_text()
     edit(job / "net.prototxt", *((old, f"{old} engine: CAFFE") for old in ("kernel_size: 5", "stride: 2")))
     stock = preflight.used_nets(solver, "solver.prototxt")
-    assert all(preflight_run.need(stock, solver, runs) == need for runs in (OWN, CAFFE, GPU))
+    assert all(preflight_memory.need(stock, solver, runs) == need for runs in (OWN, CAFFE, GPU))
     (job / "net.prototxt").write_text(own)
     assert need.batch == 20 and need.total == need.fixed + 20 * need.per_image
     for batch in (1, 7, 20, 1000):
         # What is said of another batch is what is said of a net that has it.
         edit(job / "net.prototxt", ('train_lmdb" batch_size: 20', f'train_lmdb" batch_size: {batch}'))
-        other = preflight_run.need(preflight.used_nets(solver, "solver.prototxt"), solver, GPU)
+        other = preflight_memory.need(preflight.used_nets(solver, "solver.prototxt"), solver, GPU)
         assert other.total == need.fixed + batch * need.per_image
         assert need.largest_batch(other.total) == batch == need.largest_batch(other.total + need.per_image - 1)
         edit(job / "net.prototxt", (f'train_lmdb" batch_size: {batch}', 'train_lmdb" batch_size: 20'))
-    small, large = (preflight_run.Place("GPU 1", free, GPU) for free in (2**21, 2**30))
-    first, second = preflight_run.memory_lines(nets, solver, [small, large])
+    small, large = (preflight_memory.Place("GPU 1", free, GPU) for free in (2**21, 2**30))
+    first, second = preflight_memory.memory_lines(nets, solver, [small, large])
     assert re.fullmatch(r"warning: memory: batch 20 needs 3\.\d MiB of 2\.0 MiB free on GPU 1; .* up to \d fit; "
                         r"batch_size: (\d+) with iter_size: (\d+) sees as many images an update", first)
     batch, iter_size = map(int, re.findall(r"_size: (\d+)", first))

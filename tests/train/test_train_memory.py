@@ -8,7 +8,7 @@ import pytest
 from processes import edit
 from prototxt_gen.core.errors import Error
 from prototxt_gen.spec.rules import CAFFE, GPU, OWN
-from prototxt_gen.train import launch, preflight, preflight_run
+from prototxt_gen.train import launch, preflight, preflight_memory
 
 BN = """
 layer { name: "bn1" type: "BN" bottom: "conv1" top: "bn1" bn_param { slope_filler { value: 1 } } }
@@ -109,14 +109,14 @@ def test_another_caffe_is_refused(caffe_build, job, monkeypatch, tmp_path):
 
 
 def test_a_gpu_has_plain_memory_where_nothing_is_said(caffe_build):
-    assert preflight_run.memory_word(caffe_build, None, on_gpu=True) == "plain"
-    assert preflight_run.memory_word(caffe_build, "shared", on_gpu=True) == "shared"
+    assert preflight_memory.memory_word(caffe_build, None, on_gpu=True) == "plain"
+    assert preflight_memory.memory_word(caffe_build, "shared", on_gpu=True) == "shared"
 
 
 def test_whose_engines_count(caffe_build, monkeypatch):
-    assert preflight_run.computer(caffe_build).runs == OWN
+    assert preflight_memory.computer(caffe_build).runs == OWN
     monkeypatch.setenv("PROTOTXT_GEN_ENGINE", "caffe")
-    assert preflight_run.computer(caffe_build).runs == CAFFE
+    assert preflight_memory.computer(caffe_build).runs == CAFFE
 
 
 def test_a_wrong_word_in_the_environment_is_named(cli, job, caffe_build):
@@ -129,10 +129,10 @@ def test_what_is_said_before_the_start(deep_job, monkeypatch):
     monkeypatch.chdir(deep_job)
     solver = preflight.read_solver("solver.prototxt")
     nets = preflight.used_nets(solver, "solver.prototxt")
-    plain, shared, lean = (preflight_run.need(nets, solver, GPU, mode) for mode in ("plain", "shared", "lean"))
+    plain, shared, lean = (preflight_memory.need(nets, solver, GPU, mode) for mode in ("plain", "shared", "lean"))
     assert plain.total > shared.total > lean.total
-    between = preflight_run.Place("GPU 0", (lean.total + shared.total) // 2, GPU)
-    said = next(preflight_run.memory_lines(nets, solver, [between]))
+    between = preflight_memory.Place("GPU 0", (lean.total + shared.total) // 2, GPU)
+    said = next(preflight_memory.memory_lines(nets, solver, [between]))
     assert said.startswith("warning: memory: batch 20 needs")
-    assert said.endswith(f"; --memory lean needs {preflight_run.amount(lean.total)}")
-    assert next(preflight_run.memory_lines(nets, solver, [between], "lean")).startswith("memory: ")
+    assert said.endswith(f"; --memory lean needs {preflight_memory.amount(lean.total)}")
+    assert next(preflight_memory.memory_lines(nets, solver, [between], "lean")).startswith("memory: ")
