@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, Mapping, Optional, Tuple
 
 import click
 
@@ -96,7 +97,22 @@ def read_net(argument: str, dialect: Dialect = DEFAULT_DIALECT) -> Model:
         if dialect is model.dialect:
             return model
         return Model(loads(model.dumps(), dialect.message("NetParameter"), argument), dialect)
-    return _parse_net(_bytes_of(argument), display_name(argument), dialect)
+    model = _parse_net(_bytes_of(argument), display_name(argument), dialect)
+    if not (model.net.layer or model.net.layers or model.net.input):
+        raise Error("holds no layers of a net", display_name(argument))
+    return model
+
+
+@contextmanager
+def errors_of(argument: str) -> Iterator[None]:
+    """Put the net that an argument means before the places that errors name in it."""
+    where = display_name(argument)
+    try:
+        yield
+    except Error as error:
+        if not error.where.startswith(where):
+            error.where = f"{where}: {error.where}" if error.where else where
+        raise
 
 
 def _bytes_of(path: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import click
 
-from prototxt_gen.cli.arguments import add_weights, dialect_option, input_shapes, load_net, read_net
+from prototxt_gen.cli.arguments import add_weights, dialect_option, errors_of, input_shapes, load_net, read_net
 from prototxt_gen.cli.output import deliver, output_options, write_stdout
 from prototxt_gen.core.caffemodel_write import weights_writer
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, DIALECTS, find_dialect
@@ -104,7 +104,8 @@ def convert(
         raise Error("--out-weights has nothing to write: no weights were given", hint="give them with --weights FILE")
     results = []
     for name, run in chosen:
-        result = run(model, **_options_for(run, values))
+        with errors_of(net):
+            result = run(model, **_options_for(run, values))
         results.append((name, result))
         if result.model.dialect is not model.dialect and result.model.dialect.bn_statistic:
             # It told of the model as it was read.

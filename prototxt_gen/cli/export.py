@@ -7,7 +7,7 @@ from typing import Any, Optional, Sequence
 
 import click
 
-from prototxt_gen.cli.arguments import add_weights, dialect_option, input_shapes, load_net
+from prototxt_gen.cli.arguments import add_weights, dialect_option, errors_of, input_shapes, load_net
 from prototxt_gen.cli.output import deliver, write_stdout_bytes
 from prototxt_gen.core.dialects import find_dialect
 from prototxt_gen.core.errors import Error
@@ -57,7 +57,9 @@ def _export_python(net: str, dialect: str, output: Optional[str], settings: Any)
     for name, flag in ONNX_ONLY.items():
         if settings[name]:
             raise Error(f"{flag} has no meaning with --to python")
-    text = to_python(load_net(net, dialect=find_dialect(dialect)))
+    model = load_net(net, dialect=find_dialect(dialect))
+    with errors_of(net):
+        text = to_python(model)
     return deliver(text, output, None, None, "prototxt-gen export")
 
 
@@ -79,6 +81,7 @@ def _export_onnx(
             raise Error(f"--batch {batch} is no batch size", hint="write --batch 8, or --batch dynamic")
         if inputs:
             raise Error("--batch N and --input exclude one another", hint="--input BLOB=N,C,H,W has the batch in it")
-        model = registry.find("batch")(model, batch_size=int(batch)).model
-    return to_onnx(model, opset=opset, dynamic_batch=dynamic, input_shapes=shapes,
-                   bn_statistic=bn_statistic)
+        with errors_of(net):
+            model = registry.find("batch")(model, batch_size=int(batch)).model
+    with errors_of(net):
+        return to_onnx(model, opset=opset, dynamic_batch=dynamic, input_shapes=shapes, bn_statistic=bn_statistic)

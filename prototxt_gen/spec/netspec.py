@@ -15,7 +15,7 @@ the layer itself when it ends in ``param`` or when the type's message has no suc
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NoReturn, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NoReturn, Set, Tuple, Union
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT, Dialect, find_dialect
 from prototxt_gen.core.errors import Error, did_you_mean, nearest
@@ -178,20 +178,24 @@ def _emit(functions: Iterable[Function], names: Dict[Union[Top, Function], str],
     net = dialect.message("NetParameter")()
     namer = _Namer(names)
     done: Dict[Function, Any] = {}
+    waiting: Set[Function] = set()
     for root in functions:
-        stack: List[Tuple[Function, Iterator[Top]]] = [(root, iter(root.inputs))]
+        stack: List[Tuple[Function, Iterator[Top]]] = [] if root in done else [(root, iter(root.inputs))]
         while stack:
             fn, rest = stack[-1]
-            if fn in done:
-                stack.pop()
-                continue
+            waiting.add(fn)
             missing = next((top.fn for top in rest if top.fn not in done), None)
+            if missing in waiting:
+                named = [f"'{namer.names[top]}'" for top in missing.tops if top in namer.names]
+                raise SpecTypeError(f"a layer of type {missing.type_name} reads what is made of its own top"
+                                    + f" {' or '.join(named)}" * bool(named))
             if missing is not None:
                 stack.append((missing, iter(missing.inputs)))
                 continue
             layer = net.layer.add()
             _write_layer(layer, fn, [done[top.fn].top[top.n] for top in fn.inputs], namer, dialect)
             done[fn] = layer
+            waiting.discard(fn)
             stack.pop()
     return net
 

@@ -108,3 +108,19 @@ def test_binaries_and_networks_in_every_dialect(name, tmp_path):
             load_net("attention56", dialect=dialect)
     else:
         assert load_net("attention56", dialect=dialect).dialect is dialect
+
+
+@pytest.mark.parametrize("command", [("summary",), ("convert", "--pass", "seed-weights"), ("export", "--to", "python")])
+def test_a_file_without_layers_is_no_net(cli, tmp_path, command):
+    (tmp_path / "empty.prototxt").write_text("")
+    done = cli(*command, "empty.prototxt", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: empty.prototxt: holds no layers of a net\n"
+
+
+@pytest.mark.parametrize("command", [("convert", "--pass", "seed-weights"), ("export", "--to", "onnx", "-o", "x.onnx")])
+def test_what_is_wrong_in_a_net_comes_with_its_file(cli, tmp_path, command):
+    (tmp_path / "net.prototxt").write_text('layer { name: "a" type: "ReLU" bottom: "x" top: "y" }')
+    done = cli(*command, "net.prototxt", cwd=tmp_path)
+    assert done.returncode == 2 and not (tmp_path / "x.onnx").exists()
+    assert done.stderr.startswith("error: net.prototxt: layer 'a' (ReLU) reads blob 'x', which no layer before it makes")

@@ -169,3 +169,13 @@ def test_to_proto_of_several_tops_shares_layers():
     data = L.Data()
     a, b = L.ReLU(data), L.Sigmoid(data)
     assert [layer.type for layer in to_proto(a, b, a).layer] == ["Data", "ReLU", "Sigmoid"]
+
+
+def test_a_layer_that_reads_its_own_top_is_named():
+    n = NetSpec()
+    n.a = L.Input(shape=dict(dim=[1, 2]))
+    n.b = L.ReLU(n.a)
+    n.c = L.ReLU(n.b)
+    n.b.fn.inputs = (n.c,)
+    with pytest.raises(TypeError, match="a layer of type ReLU reads what is made of its own top 'b'"):
+        n.to_proto()
