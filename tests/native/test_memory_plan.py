@@ -167,6 +167,37 @@ layer { name: "accuracy" type: "Accuracy" bottom: "fc" bottom: "label" top: "acc
 """
 
 
+# The second bottom of "sized" only tells a size, and an earlier layer than it has the same blob.
+SIZED = """
+layer { name: "in" type: "Input" top: "x" top: "target" top: "target2"
+  input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } shape { dim: 2 dim: 1 } shape { dim: 2 dim: 4 dim: 2 dim: 2 } } }
+layer { name: "conv" type: "Convolution" bottom: "x" top: "conv"
+  convolution_param { num_output: 4 kernel_size: 3 stride: 2 weight_filler { type: "xavier" } } }
+layer { name: "between" type: "%s" bottom: "conv" top: "between" }
+layer { name: "conv2" type: "Convolution" bottom: "x" top: "conv2"
+  convolution_param { num_output: 4 kernel_size: 1 weight_filler { type: "xavier" } } }
+layer { name: "sized" type: "%s" bottom: "conv2" bottom: "conv" top: "sized" }
+layer { name: "fc" type: "InnerProduct" bottom: "sized" top: "fc"
+  inner_product_param { num_output: 1 weight_filler { type: "xavier" } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "fc" bottom: "target" top: "loss" }
+layer { name: "loss2" type: "EuclideanLoss" bottom: "between" bottom: "target2" top: "loss2" }
+"""
+
+
+@pytest.mark.parametrize("sized", ["Interp", "Crop"])
+@pytest.mark.parametrize("between", ["Power", "ELU", "ReLU", "BN"])
+def test_a_bottom_that_only_tells_a_size(in_caffe, tmp_path, between, sized):
+    (tmp_path / "given.prototxt").write_text(SIZED % (between, sized))
+    found = in_caffe(CHILD + """
+expected = trained(start("given.prototxt", "plain")[0], 3)
+out = {"learns": len(set(expected)) > len(expected) // 2}
+for mode in ("shared", "lean"):
+    net, shared = start("given.prototxt", mode)
+    out[mode] = [trained(net, 3) == expected, shared > 0]
+""")
+    assert found == {"learns": True, "shared": [True, True], "lean": [True, True]}
+
+
 @pytest.fixture
 def small(tmp_path):
     """A small net in the file small.prototxt."""

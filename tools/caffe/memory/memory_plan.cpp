@@ -16,10 +16,6 @@ bool shares_data(const PlanLayer& layer) {
 
 bool shares_diff(const PlanLayer& layer) { return shares_data(layer) && layer.type != "Split"; }
 
-bool writes_bottom_diff(const PlanLayer& layer, std::size_t bottom) {
-  return bottom == 0 || (layer.type != "Interp" && layer.type != "Crop");
-}
-
 // Sources of data borrow the memory of their tops or keep it for ever, and losses share theirs.
 bool keeps_tops(const PlanLayer& layer) {
   return layer.reads == Reads::kUnknown || layer.reads == Reads::kMetric || layer.bottoms.empty();

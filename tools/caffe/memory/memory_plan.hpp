@@ -69,4 +69,9 @@ inline bool reads_bottoms(const PlanLayer& layer) {
 }
 inline bool reads_tops(const PlanLayer& layer) { return layer.reads == Reads::kTops || layer.reads == Reads::kBoth; }
 
+// False for a bottom that only tells a size: its difference has nobody who writes it there.
+inline bool writes_bottom_diff(const PlanLayer& layer, std::size_t bottom) {
+  return bottom == 0 || (layer.type != "Interp" && layer.type != "Crop");
+}
+
 }  // namespace prototxt_gen

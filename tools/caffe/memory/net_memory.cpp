@@ -240,7 +240,7 @@ void NetMemory<Dtype>::BeforeBackward(int i) {
   }
   for (std::size_t k = 0; k < layer.bottoms.size(); ++k) {
     const int array = plan_.diff_of[layer.bottoms[k]];
-    if (array >= 0 && layer.bottom_backward[k]) {
+    if (array >= 0 && layer.bottom_backward[k] && writes_bottom_diff(layer, k)) {
       holds_[plan_.arrays[array].slot] = array;
     }
   }
