@@ -35,8 +35,8 @@ class SpecTypeError(Error, TypeError):
     """Something other than a Top stands where a Top belongs."""
 
 
-class UnknownBlobError(Error, AttributeError):
-    """A NetSpec has no top of this name. (pycaffe raises KeyError here, which breaks ``hasattr`` and ``copy``.)"""
+class UnknownBlobError(Error, AttributeError, KeyError):
+    """A NetSpec has no top of this name: pycaffe's KeyError, and what ``hasattr`` and ``copy`` need besides."""
 
 
 class Top:

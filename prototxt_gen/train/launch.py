@@ -162,8 +162,12 @@ def plan(
     told += [] if snapshot or resume else run_resume.overwritten(prefix)
     told += [f"note: --weights {weights} is not used: the snapshot has weights"] if snapshot and weights else []
     weights = None if snapshot else weights
-    for files in [weights] if weights is not None else [] if snapshot is not None else solver.weights:
+    started_from = [weights] if weights is not None else [] if snapshot is not None else list(solver.weights)
+    for files in started_from:
         preflight.check_weights(files, nets[0])
+    if caffe.is_ours:
+        read = [one.strip() for files in started_from for one in files.split(",")]
+        preflight.check_hdf5(solver, path, read + [snapshot] * bool(snapshot))
     log = log or (f"{prefix}.log" if folder is None else os.path.join(folder, run_folder.LOG))
     preflight.check_results(prefix, log)
     told += preflight_run.facts(nets, solver, places, prefix, iteration, memory)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any, Collection, List, NamedTuple
+from typing import Any, Collection, List, NamedTuple, Sequence
 
 from google.protobuf.message import DecodeError
 
@@ -253,6 +253,17 @@ def _layers_with_weights(path: str) -> List[str]:
     if not weights.blobs:
         raise Error("holds no weights", path, "a .caffemodel that Caffe has written is wanted")
     return list(weights.blobs)
+
+
+def check_hdf5(solver: Any, path: str, files: Sequence[str]) -> None:
+    """Check that our Caffe is to read no HDF5: its pinned source loads no weights from it, and does not say so."""
+    for file in files:
+        if file.endswith(".h5"):
+            hint = "prototxt-gen convert reads them with --weights, and --out-weights writes a .caffemodel"
+            raise Error("this Caffe loads no weights from HDF5, and would go on from random ones", file, hint)
+    if solver.snapshot_format == solver.HDF5:
+        raise Error("this Caffe cannot resume from HDF5 snapshots: it loads no weights from them", path,
+                    "leave snapshot_format at BINARYPROTO, Caffe's default")
 
 
 def check_results(prefix: str, log: str) -> None:

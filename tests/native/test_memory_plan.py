@@ -198,6 +198,16 @@ for mode in ("shared", "lean"):
     assert found == {"learns": True, "shared": [True, True], "lean": [True, True]}
 
 
+def test_a_layer_without_tops(in_caffe, tmp_path):
+    silent = SMALL + 'layer { name: "silent" type: "Silence" bottom: "conv1" bottom: "accuracy" }'
+    (tmp_path / "given.prototxt").write_text(silent)
+    found = in_caffe(CHILD + """
+expected = trained(start("given.prototxt", "plain")[0], 3)
+out = [trained(start("given.prototxt", mode)[0], 3) == expected for mode in ("shared", "lean")]
+""")
+    assert found == [True, True]
+
+
 @pytest.fixture
 def small(tmp_path):
     """A small net in the file small.prototxt."""

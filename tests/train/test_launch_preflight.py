@@ -9,7 +9,7 @@ import pytest
 
 from prototxt_gen.core.dialects import DEFAULT_DIALECT
 from prototxt_gen.core.errors import Error
-from prototxt_gen.train import launch
+from prototxt_gen.train import launch, preflight, preflight_run
 from prototxt_gen.train.lmdb_file import check_lockable
 from prototxt_gen.train.preflight import check_results
 
@@ -230,8 +230,7 @@ def test_weights_of_older_caffes_and_of_hdf5_are_taken(job, caffe_build, monkeyp
     v0.name = "fc"
     v0.blobs.add(data=[1.0])
     (job / "v0.caffemodel").write_bytes(net.SerializeToString())
-    (job / "a.caffemodel.h5").write_bytes(b"")
-    launch.plan("solver.prototxt", caffe_build, weights="v1.caffemodel,v0.caffemodel,a.caffemodel.h5")
+    launch.plan("solver.prototxt", caffe_build, weights="v1.caffemodel,v0.caffemodel")
 
 
 def test_folders_in_the_place_of_files(refusal, job):
@@ -341,13 +340,40 @@ def test_snapshots_in_hdf5_need_a_place_for_each_layer(caffe_build, job, monkeyp
     monkeypatch.chdir(job)
     solver = (job / "solver.prototxt").read_text()
     (job / "solver.prototxt").write_text(f"{solver}\nsnapshot_format: HDF5\n")
-    launch.plan("solver.prototxt", caffe_build)
+
+    def check():
+        read = preflight.read_solver("solver.prototxt")
+        preflight_run.check_groups(preflight.used_nets(read, "solver.prototxt")[0], read)
+
+    check()
     edit(job / "net.prototxt", 'name: "fc"', 'name: "pool1/fc"')
-    launch.plan("solver.prototxt", caffe_build)
+    check()
     edit(job / "net.prototxt", 'name: "pool1/fc"', 'name: "head/fc"')
     with pytest.raises(Error) as caught:
-        launch.plan("solver.prototxt", caffe_build)
+        check()
     assert str(caught.value) == ("net.prototxt: HDF5 snapshots have no place for layer 'head/fc': no layer before it "
                                  "is called 'head'\nhint: leave snapshot_format at BINARYPROTO, Caffe's default")
     (job / "solver.prototxt").write_text(solver)
-    launch.plan("solver.prototxt", caffe_build)
+    check()
+
+
+def test_this_caffe_takes_no_weights_from_hdf5(refusal, run_caffe_python, job):
+    """It would start, or go on, from random ones without a word: as long as that is so, it is refused."""
+    found = run_caffe_python("""
+        import numpy, sys
+        import caffe
+        net = caffe.Net(sys.argv[1], caffe.TRAIN)
+        net.save_hdf5(sys.argv[2])
+        before = [blob.data.copy() for blobs in net.params.values() for blob in blobs]
+        for blobs in net.params.values():
+            for blob in blobs:
+                blob.data[...] += 1
+        net.copy_from(sys.argv[2])
+        after = [blob.data for blobs in net.params.values() for blob in blobs]
+        print(all(numpy.array_equal(one + 1, other) for one, other in zip(before, after)))
+        """, job / "net.prototxt", job / "a.caffemodel.h5").stdout
+    assert found == "True\n"
+    message = refusal(weights="a.caffemodel.h5")
+    assert "a.caffemodel.h5: this Caffe loads no weights from HDF5" in message and "--out-weights" in message
+    edit(job / "solver.prototxt", "max_iter: 20", "snapshot_format: HDF5 max_iter: 20")
+    assert "this Caffe cannot resume from HDF5 snapshots" in refusal()

@@ -109,7 +109,7 @@ void NetMemory<Dtype>::Plan() {
     one.reads = reads_of(layer, one.tops.size());
     one.backward = net_->layer_need_backward()[i];
     one.bottom_backward = net_->bottom_need_backward()[i];
-    const bool in_place = !one.bottoms.empty() && one.bottoms[0] == one.tops[0];
+    const bool in_place = !one.bottoms.empty() && !one.tops.empty() && one.bottoms[0] == one.tops[0];
     one.can_repeat = one.type == "ReLU" || (one.type == "BN" && !in_place);
     if (one.bottoms.empty()) {
       for (const Blob<Dtype>* top : net_->top_vecs()[i]) {
