@@ -166,8 +166,7 @@ def plan(
     for files in started_from:
         preflight.check_weights(files, nets[0])
     if caffe.is_ours:
-        read = [one.strip() for files in started_from for one in files.split(",")]
-        preflight.check_hdf5(solver, path, read + [snapshot] * bool(snapshot))
+        preflight.check_hdf5(solver, path, [snapshot] if snapshot else started_from)
     log = log or (f"{prefix}.log" if folder is None else os.path.join(folder, run_folder.LOG))
     preflight.check_results(prefix, log)
     told += preflight_run.facts(nets, solver, places, prefix, iteration, memory)

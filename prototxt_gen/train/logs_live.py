@@ -46,21 +46,16 @@ class LiveLog:
         if head is not None and head[0] == "F":
             self._writing = None
         self.finish()
-        if head is not None or not self._is_text(line):
+        # A net that Caffe writes out ends with an empty line, unless glog cuts it off in the middle of a line.
+        text = head is None and bool(PROTOTXT.match(line))
+        if not (text or (head is None and self._in_text)):
             self.tail = [*self.tail[1 - TAIL_LINES:], line]
             self.is_watched = head is None or head[0] != "I" or bool(WATCHED.match(message))
-        self._in_text = head is None and bool(PROTOTXT.match(line)) and line.strip() != ""
+        self._in_text = text and line.strip() != ""
         snapshot = SNAPSHOT.match(message)
         if snapshot:
             state, path = snapshot.groups()
             self._writing = path if state else None
-
-    def _is_text(self, line: str) -> bool:
-        """Tell whether a line without a head is of a net that Caffe writes out.
-
-        A whole one ends with an empty line; glog cuts long ones off in the middle of a line.
-        """
-        return self._in_text or bool(PROTOTXT.match(line))
 
     def finish(self) -> None:
         """Take note that what Caffe was writing is written: it names a file before, and a next line comes after."""

@@ -256,8 +256,11 @@ def _layers_with_weights(path: str) -> List[str]:
 
 
 def check_hdf5(solver: Any, path: str, files: Sequence[str]) -> None:
-    """Check that our Caffe is to read no HDF5: its pinned source loads no weights from it, and does not say so."""
-    for file in files:
+    """Check that our Caffe is to read no HDF5: its pinned source loads no weights from it, and does not say so.
+
+    ``files`` are solver states or weights, each one name or several with commas, as Caffe takes them.
+    """
+    for file in (one.strip() for several in files for one in several.split(",")):
         if file.endswith(".h5"):
             hint = "prototxt-gen convert reads them with --weights, and --out-weights writes a .caffemodel"
             raise Error("this Caffe loads no weights from HDF5, and would go on from random ones", file, hint)

@@ -102,10 +102,9 @@ def memory_word(caffe: Caffe, asked: Optional[str], on_gpu: bool) -> str:
 
     Sharing changes no result and takes no time; on a GPU it has not been tried. Raises Error for a Caffe that cannot.
     """
-    can = caffe.is_ours
     if asked is None:
-        return SHARED if can and not on_gpu else PLAIN
-    if asked != PLAIN and not can:
+        return SHARED if caffe.is_ours and not on_gpu else PLAIN
+    if asked != PLAIN and not caffe.is_ours:
         raise Error(f"this Caffe knows no --memory {asked}", str(caffe.binary),
                     "prototxt-gen caffe build builds one that does")
     return asked
